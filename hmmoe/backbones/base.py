@@ -1,0 +1,162 @@
+"""What a frozen encoder and a frozen backbone must offer. Axis legend: ``hmmoe/types.py``."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from hmmoe.marks import Inserted
+from hmmoe.types import Batch, Features, Site, Stream
+
+Context = dict[str, Tensor | None]
+Pooling = Literal["cls", "mean"]
+
+
+class Half(NamedTuple):
+    """A block run up to and including its FFN."""
+
+    residual: Float[Tensor, "S N D"]
+    inp: Float[Tensor, "S N D"]
+    out: Float[Tensor, "S N D"]
+
+
+class LinearPart(NamedTuple):
+    """A linear layer, or the rows of a fused one, that plays one role in a block."""
+
+    name: str
+    rows: tuple[int, int] | None = None
+
+
+class Encoder(nn.Module, ABC):
+    """One tower: an unmodified library model, opened block by block at the output of its FFN.
+
+    ``half`` then ``merge`` with an unchanged ``out`` is the library's own block, bit for bit. A norm that follows
+    the FFN, dropout, layer scale and the residual sum belong to ``merge``.
+
+    Args:
+        library: the timm or transformers model; its state-dict keys are those of the published checkpoint.
+        widths: width D of every block.
+        stages: number of blocks of every stage; one entry for a flat tower.
+        pool: "cls" for the mean of the prefix tokens, "mean" for the mean of the others.
+    """
+
+    prefix: int = 0
+    """Leading tokens that are no patches or words."""
+
+    roles: ClassVar[Mapping[str, tuple[str, int, int]]] = {}
+    """Role -> (module path inside a block, which part, of how many parts are fused along the rows)."""
+
+    def __init__(self, library: nn.Module, *, widths: Sequence[int], stages: Sequence[int], pool: Pooling) -> None:
+        super().__init__()
+        if sum(stages) != len(widths):
+            raise ValueError(f"stages {tuple(stages)} must add up to the {len(widths)} blocks that have widths")
+        if pool == "cls" and self.prefix == 0:
+            raise ValueError(f"{type(self).__name__} has no class token: set pool: mean")
+        self.library = library
+        self.widths = tuple(widths)
+        self.stages = tuple(stages)
+        self.pooling = pool
+
+    @abstractmethod
+    def block(self, k: int) -> nn.Module:
+        """The library's k-th block."""
+
+    @abstractmethod
+    def embed(self, x: Tensor, keep: Bool[Tensor, "S N"] | None) -> tuple[Tensor, Context]:
+        """Inputs to the first hidden state, in the library's own layout, and what later blocks need beside it."""
+
+    @abstractmethod
+    def half(self, k: int, x: Tensor, ctx: Context) -> Half:
+        """Run block k up to and including its FFN."""
+
+    @abstractmethod
+    def merge(self, k: int, half: Half, ctx: Context) -> Tensor:
+        """Run the rest of block k; the adapter's delta is already in ``half.out``."""
+
+    @abstractmethod
+    def finish(self, x: Tensor, ctx: Context) -> Float[Tensor, "S N D"]:
+        """The last hidden state to output tokens."""
+
+    def pool(self, tokens: Float[Tensor, "S N D"], keep: Bool[Tensor, "S N"] | None) -> Float[Tensor, "S D"]:
+        """One vector per row."""
+        if self.pooling == "cls":
+            return tokens[:, : self.prefix].mean(1)
+        if keep is None:
+            return tokens[:, self.prefix :].mean(1)
+        weight = keep[:, self.prefix :, None].to(tokens.dtype)
+        return (tokens[:, self.prefix :] * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+    def linears(self, role: str) -> list[LinearPart]:
+        """The linear layers that play ``role`` (q, k, v, o, fc1, fc2), one per block, named from this encoder."""
+        if role not in self.roles:
+            raise ValueError(f"role {role!r} is unknown to {type(self).__name__}: choose from {sorted(self.roles)}")
+        path, part, parts = self.roles[role]
+        names = {module: name for name, module in self.named_modules()}
+        found = []
+        for k in range(len(self.widths)):
+            linear = self.block(k).get_submodule(path)
+            size = linear.weight.shape[0] // parts
+            found.append(LinearPart(names[linear], (part * size, (part + 1) * size) if parts > 1 else None))
+        return found
+
+
+class Backbone(nn.Module, ABC):
+    """Frozen model(s), opened at every site for all modalities at once. Always in eval mode, buffers included."""
+
+    modalities: tuple[str, ...]
+    sites: tuple[Site, ...]
+    widths: dict[str, int]
+    """Width of every modality's final features."""
+
+    @abstractmethod
+    def embed(self, batch: Batch) -> Any:
+        """A batch to the state before the first site."""
+
+    @abstractmethod
+    def open(self, site: Site, state: Any) -> tuple[Any, dict[str, Stream]]:
+        """Run to the site and lay the FFN outputs of all modalities open."""
+
+    @abstractmethod
+    def close(self, site: Site, state: Any, outs: dict[str, Float[Tensor, "S N D"]]) -> Any:
+        """Go on with the given FFN outputs; a modality that is not named keeps its own."""
+
+    @abstractmethod
+    def finish(self, state: Any) -> dict[str, Features]:
+        """Run what follows the last site."""
+
+    @abstractmethod
+    def linears(self, role: str) -> list[LinearPart]:
+        """Linear layers by role, named from the backbone, for methods that change weights."""
+
+    def freeze(self) -> None:
+        """No gradient, eval mode. Called once, at the end of construction."""
+        self.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Stay in eval mode; only trainable parts inserted by a PEFT method follow ``mode``.
+
+        ``requires_grad=False`` alone would let running statistics, dropout and stochastic depth go on.
+        """
+        super().train(False)
+        self.training = False
+        for module in self.modules():
+            if isinstance(module, Inserted):
+                module.train(mode)
+        return self
+
+    def fingerprint(self) -> str:
+        """SHA-256 over sorted names, dtypes, shapes and raw bytes of all weights and persistent buffers.
+
+        Take it before a method injects anything: it names the model that the checkpoint belongs to.
+        """
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+            if tensor.device.type != "meta":
+                digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).cpu().numpy().data)
+        return digest.hexdigest()

@@ -1,0 +1,63 @@
+"""timm's plain vision transformers (ViT, DeiT, CLIP, SigLIP, DINOv2): pre-norm blocks of ``vision_transformer.Block``."""
+
+from typing import Any
+
+import timm
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from hmmoe.backbones.base import Context, Encoder, Half, Pooling
+from hmmoe.backbones.timm_weights import create
+
+
+class TimmViT(Encoder):
+    """A timm ``VisionTransformer``, opened between its MLP and layer scale.
+
+    Args:
+        name: timm model name.
+        weights: local file, "hub" for timm's own, None for random ones.
+        pool: "cls" (mean of the prefix tokens) or "mean" (of the patches).
+        options: further keywords of ``timm.create_model``, such as ``img_size``.
+    """
+
+    roles = {
+        "q": ("attn.qkv", 0, 3),
+        "k": ("attn.qkv", 1, 3),
+        "v": ("attn.qkv", 2, 3),
+        "o": ("attn.proj", 0, 1),
+        "fc1": ("mlp.fc1", 0, 1),
+        "fc2": ("mlp.fc2", 0, 1),
+    }
+
+    def __init__(self, name: str, *, weights: str | None = None, pool: Pooling = "cls", **options: Any) -> None:
+        library = create(name, weights, options)
+        if not isinstance(library, timm.models.vision_transformer.VisionTransformer):
+            raise ValueError(f"{name} is a {type(library).__name__}, which another family file opens")
+        self.prefix = library.num_prefix_tokens
+        depth = len(library.blocks)
+        super().__init__(library, widths=[library.embed_dim] * depth, stages=[depth], pool=pool)
+
+    def block(self, k: int) -> nn.Module:
+        """The k-th block."""
+        return self.library.blocks[k]
+
+    def embed(self, x: Float[Tensor, "S C H W"], keep: Bool[Tensor, "S N"] | None) -> tuple[Tensor, Context]:
+        """Pictures to tokens, prefix tokens first."""
+        model = self.library
+        return model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(x)))), {}
+
+    def half(self, k: int, x: Float[Tensor, "S N D"], ctx: Context) -> Half:
+        """Attention, then the MLP on the normalised stream."""
+        block = self.block(k)
+        residual = x + block.drop_path1(block.ls1(block.attn(block.norm1(x))))
+        inp = block.norm2(residual)
+        return Half(residual, inp, block.mlp(inp))
+
+    def merge(self, k: int, half: Half, ctx: Context) -> Float[Tensor, "S N D"]:
+        """Layer scale, stochastic depth, residual."""
+        block = self.block(k)
+        return half.residual + block.drop_path2(block.ls2(half.out))
+
+    def finish(self, x: Float[Tensor, "S N D"], ctx: Context) -> Float[Tensor, "S N D"]:
+        """The final norm."""
+        return self.library.norm(x)

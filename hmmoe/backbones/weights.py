@@ -1,0 +1,63 @@
+"""Weights from a local file into a library model, strictly."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """A checkpoint's tensors by name; torch files are read under ``weights_only``.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file holds no mapping of tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}: correct the backbone's `weights`, or null for random ones")
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("state_dict", "model", "module"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    tensors = {k: v for k, v in loaded.items() if isinstance(v, Tensor)} if isinstance(loaded, Mapping) else {}
+    if not tensors:
+        raise ValueError(f"{path} holds no tensors by name: expected a state dict")
+    return tensors
+
+
+def load_strictly(library: nn.Module, state: Mapping[str, Tensor], *, source: str, unused: tuple[str, ...] = ()) -> None:
+    """Copy ``state`` into ``library``; every key must fit.
+
+    Args:
+        library: the model to fill.
+        state: tensors by the library's own names, of any floating dtype.
+        source: where they come from, for messages.
+        unused: prefixes of checkpoint keys that this model has no place for (a classifier).
+
+    Raises:
+        ValueError: missing, unexpected or differently shaped keys, the first of each named.
+    """
+    state = {key: value for key, value in state.items() if not key.startswith(unused)} if unused else dict(state)
+    own = library.state_dict()
+    faults = {
+        "missing": sorted(own.keys() - state.keys()),
+        "unexpected": sorted(state.keys() - own.keys()),
+        "of another shape": sorted(
+            f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+            for key in own.keys() & state.keys()
+            if own[key].shape != state[key].shape
+        ),
+    }
+    if any(faults.values()):
+        report = "; ".join(f"{len(keys)} {what}: {', '.join(keys[:3])}" for what, keys in faults.items() if keys)
+        raise ValueError(f"{source} does not fit {type(library).__name__} ({report}): correct the backbone's `weights`")
+    library.load_state_dict(state)
+    log.info("loaded %d tensors from %s", len(state), source)
