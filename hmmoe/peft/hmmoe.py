@@ -1,0 +1,142 @@
+"""HMMoE: heterogeneous multi-modal mixture-of-experts adapters (Zhou, Huang, Xia; arXiv 2503.20633, ICME 2025).
+
+The published text is partly unreachable; what is attested and what is chosen stands in docs/hmmoe.md.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from torch import nn
+
+from hmmoe.experts.bank import KINDS, ExpertBank, Plan
+from hmmoe.experts.loop import loop
+from hmmoe.experts.wide import wide
+from hmmoe.peft.base import Peft, chosen
+from hmmoe.routing.inputs import Granularity
+from hmmoe.routing.router import Mode, Router
+from hmmoe.types import Adapted, Site, Stream
+
+EXECUTORS: dict[str, Callable[..., Any]] = {"wide": wide, "loop": loop}
+
+
+class HMMoE(Peft):
+    """delta_m = sum_g w_g sum_{e in top-k} w_ge expert_ge(x_m, x_n), added to the FFN branch before the next norm.
+
+    Args:
+        sites: where the backbone stands open.
+        groups: kinds of experts (single, cross, channel); the value may override ``rank``, ``experts`` and ``k``.
+        rank: R.
+        experts_per_group: E.
+        k: experts kept per group and token.
+        routing: two_level, flat, fixed, uniform or random, see ``Router``.
+        granularity: one decision per token, segment or sample.
+        renormalize: kept weights sum to 1 (refused at k = 1).
+        placement: "ffn_out" reads what the FFN wrote, "parallel_ffn" what it read.
+        reads: "ffn" takes the branch alone, "hidden" the residual stream too (out + residual, or the residual before
+            the FFN's norm for parallel_ffn).
+        at: all, "first-last" or a list of site indices.
+        act: activation of the single experts.
+        heads: attention heads of a cross expert.
+        gate_space: channel experts scale at "rank" or "full" width.
+        executor: "wide" or its oracle "loop"; one result.
+        balance_weight: see ``Peft``.
+
+    Raises:
+        ValueError: a setting that cannot work, with the key to change.
+    """
+
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        *,
+        groups: Mapping[str, Mapping[str, int] | None],
+        rank: int = 32,
+        experts_per_group: int = 2,
+        k: int = 1,
+        routing: Mode = "two_level",
+        granularity: Granularity = "token",
+        renormalize: bool = False,
+        placement: Literal["ffn_out", "parallel_ffn"] = "ffn_out",
+        reads: Literal["ffn", "hidden"] = "ffn",
+        at: str | Sequence[int] = "all",
+        act: str = "relu",
+        heads: int = 1,
+        gate_space: Literal["rank", "full"] = "rank",
+        executor: Literal["wide", "loop"] = "wide",
+        balance_weight: float = 0.0,
+    ) -> None:
+        super().__init__(sites, balance_weight=balance_weight)
+        if placement not in ("ffn_out", "parallel_ffn") or reads not in ("ffn", "hidden"):
+            raise ValueError(
+                f"peft.placement must be ffn_out or parallel_ffn and peft.reads ffn or hidden, not {placement}, {reads}"
+            )
+        if executor not in EXECUTORS:
+            raise ValueError(f"peft.executor must be one of {', '.join(EXECUTORS)}, not {executor!r}")
+        self.placement, self.reads, self.execute = placement, reads, EXECUTORS[executor]
+        plans, kept = _plans(groups, rank, experts_per_group, k)
+        self.banks, self.routers = nn.ModuleDict(), nn.ModuleDict()
+        for index in sorted(chosen(sites, at)):
+            site = sites[index]
+            bank = ExpertBank(site.widths, plans, act=act, heads=heads, gate_space=gate_space)
+            if not all(bank.groups.values()):
+                raise ValueError(
+                    f"peft.groups={sorted(plans)} leaves nothing for {sorted(site.widths)}: cross and channel experts "
+                    "need a second modality, so add single to peft.groups"
+                )
+            self.banks[site.label] = bank
+            self.routers[site.label] = nn.ModuleDict(
+                {
+                    m: Router(
+                        m,
+                        site.widths,
+                        [group.name for group in mine],
+                        sizes=[group.experts for group in mine],
+                        k=[kept[bank.slots[group.slot].kind] for group in mine],
+                        mode=routing,
+                        granularity=granularity,
+                        renormalize=renormalize,
+                    )
+                    for m, mine in bank.groups.items()
+                }
+            )
+
+    def forward(self, site: Site, streams: dict[str, Stream]) -> Adapted:
+        """Deltas and routing of every stream that is not memory."""
+        if site.label not in self.banks:
+            return Adapted({}, {})
+        tokens = {m: self._read(stream) for m, stream in streams.items()}
+        routing = {
+            m: self.routers[site.label][m](tokens, streams) for m, stream in streams.items() if not stream.memory
+        }
+        keeps = {m: stream.keep for m, stream in streams.items()}
+        gates = {m: decision.weights for m, decision in routing.items()}
+        return Adapted(self.execute(self.banks[site.label], tokens, gates, keeps), routing)
+
+    def _read(self, stream: Stream):
+        if self.placement == "ffn_out":
+            return stream.out if self.reads == "ffn" else stream.residual + stream.out
+        return stream.inp if self.reads == "ffn" else stream.residual
+
+
+def _plans(
+    groups: Mapping[str, Mapping[str, int] | None], rank: int, experts: int, k: int
+) -> tuple[dict[str, Plan], dict[str, int]]:
+    """Sizes and k by kind, all faults reported at once."""
+    faults, plans, kept = [], {}, {}
+    for kind, given in groups.items():
+        own = {"rank": rank, "experts": experts, "k": k} | dict(given or {})
+        if kind not in KINDS:
+            faults.append(f"peft.groups.{kind} is no kind of expert: choose from {', '.join(KINDS)}")
+        if set(own) != {"rank", "experts", "k"}:
+            faults.append(f"peft.groups.{kind} knows rank, experts and k, found {', '.join(sorted(set(given)))}")
+            continue
+        if own["rank"] < 1 or own["experts"] < 1:
+            faults.append(f"rank and experts of peft.groups.{kind} must be at least 1, found {own}: peft.rank=32")
+        if not 1 <= own["k"] <= own["experts"]:
+            faults.append(f"k of peft.groups.{kind} must lie in 1..{own['experts']} (its experts), found {own['k']}")
+        plans[kind], kept[kind] = Plan(own["rank"], own["experts"]), own["k"]
+    if not groups:
+        faults.append("peft.groups is empty: name at least one of single, cross, channel")
+    if faults:
+        raise ValueError("; ".join(faults))
+    return plans, kept
