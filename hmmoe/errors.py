@@ -13,5 +13,17 @@ class DataError(UserError):
     """A dataset that is missing, incomplete or not laid out as published."""
 
 
+class DataMissing(DataError, FileNotFoundError):
+    """A dataset or one of its files is not where the configuration says."""
+
+
+class DataBroken(DataError):
+    """A file is there and does not hold what its format promises."""
+
+
 class CheckpointError(UserError):
     """A checkpoint that does not belong to this backbone, method or data."""
+
+
+class WeightsMissing(UserError, FileNotFoundError):
+    """A backbone's weights are not where the configuration says."""

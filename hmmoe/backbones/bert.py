@@ -9,6 +9,7 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from hmmoe.backbones.base import Context, Encoder, Half, Pooling
 from hmmoe.backbones.hf_weights import create
+from hmmoe.errors import ConfigFault
 
 
 class Bert(Encoder):
@@ -33,7 +34,7 @@ class Bert(Encoder):
     def __init__(self, *, weights: str | None = None, pool: Pooling = "cls", **options: Any) -> None:
         library, unfit = create(BertModel, BertConfig, weights, options, add_pooling_layer=False)
         if unfit:
-            raise ValueError(f"{weights} and the requested sizes differ in {unfit[:3]}: correct the backbone's options")
+            raise ConfigFault(f"{weights} and the requested sizes differ in {unfit[:3]}: correct the backbone's options")
         depth = len(library.encoder.layer)
         super().__init__(library, widths=[library.config.hidden_size] * depth, stages=[depth], pool=pool)
 
@@ -44,7 +45,7 @@ class Bert(Encoder):
     def embed(self, x: Int[Tensor, "S L"], keep: Bool[Tensor, "S L"] | None) -> tuple[Tensor, Context]:
         """Token ids to embeddings, and the library's own attention mask."""
         hidden = self.library.embeddings(input_ids=x)
-        mask = None if keep is None else keep.long()
+        mask = None if keep is None else (keep | ~keep.any(1, keepdim=True)).long()  # a missing text attends to itself
         mask = create_bidirectional_mask(config=self.library.config, inputs_embeds=hidden, attention_mask=mask)
         return hidden, {"mask": mask}
 

@@ -7,21 +7,25 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from hmmoe.assets import locate
+from hmmoe.errors import ConfigFault, WeightsMissing
+
 HUB = "hub:"
 
 
 def folder_of(weights: str) -> str:
-    """The folder that ``weights`` names; "hub:owner/name" is fetched (or found in the hub's cache) and nothing else is.
+    """The folder that ``weights`` names ("mini:bert" lies in the package); "hub:owner/name" is fetched (or found in the hub's cache) and nothing else is.
 
     Raises:
-        FileNotFoundError: no such folder, or one without config.json.
+        WeightsMissing: no such folder, or one without config.json.
     """
+    weights = locate(weights)
     if weights.startswith(HUB):
         from huggingface_hub import snapshot_download
 
         return snapshot_download(weights.removeprefix(HUB), allow_patterns=["*.json", "*.safetensors", "*.txt"])
     if not (Path(weights) / "config.json").is_file():
-        raise FileNotFoundError(
+        raise WeightsMissing(
             f"no config.json in {weights}: the backbone's `weights` must name a folder in transformers' layout "
             "(config.json, model.safetensors), hub:<owner>/<name>, or null for random weights"
         )
@@ -41,8 +45,8 @@ def create(
         build: further keywords of the model's constructor.
 
     Raises:
-        ValueError: the checkpoint lacks weights of this model.
-        FileNotFoundError: no such folder.
+        ConfigFault: the checkpoint lacks weights of this model.
+        WeightsMissing: no such folder.
     """
     if weights is None:
         return kind(config(**options), **build), []
@@ -58,7 +62,7 @@ def create(
     )
     missing = sorted(info["missing_keys"])
     if missing:
-        raise ValueError(
+        raise ConfigFault(
             f"{weights} does not hold a {kind.__name__}: {len(missing)} missing ({', '.join(missing[:3])}), "
             f"{len(info['unexpected_keys'])} unexpected ({', '.join(sorted(info['unexpected_keys'])[:3])}); "
             "correct the backbone's `weights`"

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from hmmoe.backbones.base import Context, Encoder, Half
 from hmmoe.backbones.timm_weights import create
+from hmmoe.errors import ConfigFault
 
 
 class TimmSwinV2(Encoder):
@@ -33,7 +34,7 @@ class TimmSwinV2(Encoder):
     def __init__(self, name: str, *, weights: str | None = None, **options: Any) -> None:
         library = create(name, weights, options)
         if not isinstance(library, timm.models.swin_transformer_v2.SwinTransformerV2):
-            raise ValueError(f"{name} is a {type(library).__name__}, which another family file opens")
+            raise ConfigFault(f"{name} is a {type(library).__name__}, which another family file opens")
         stages = [len(layer.blocks) for layer in library.layers]
         widths = [block.dim for layer in library.layers for block in layer.blocks]
         super().__init__(library, widths=widths, stages=stages, pool="mean")

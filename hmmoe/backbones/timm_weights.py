@@ -9,6 +9,7 @@ import timm
 from torch import nn
 
 from hmmoe.backbones.weights import load_strictly, read_state
+from hmmoe.errors import ConfigFault
 
 HEADS = ("head.", "fc_norm.", "head_dist.")
 
@@ -23,12 +24,12 @@ def create(name: str, weights: str | None, options: dict[str, Any]) -> nn.Module
         options: further keywords of ``timm.create_model``.
 
     Raises:
-        ValueError: unknown name, or a file that does not fit.
-        FileNotFoundError: no such file.
+        ConfigFault: unknown name, or a file that does not fit.
+        WeightsMissing: no such file.
     """
     if not timm.is_model(name):
         close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
-        raise ValueError(f"timm has no model {name!r}; near it: {', '.join(close) or 'nothing'}")
+        raise ConfigFault(f"timm has no model {name!r}; near it: {', '.join(close) or 'nothing'}")
     model = timm.create_model(name, pretrained=weights == "hub", num_classes=0, **options)
     if weights is None or weights == "hub":
         return model

@@ -8,6 +8,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from hmmoe.assets import locate
+from hmmoe.errors import ConfigFault, WeightsMissing
+
 log = logging.getLogger(__name__)
 
 
@@ -15,12 +18,12 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     """A checkpoint's tensors by name; torch files are read under ``weights_only``.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file holds no mapping of tensors.
+        WeightsMissing: no such file.
+        ConfigFault: the file holds no mapping of tensors.
     """
-    path = Path(path)
+    path = Path(locate(str(path)))
     if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}: correct the backbone's `weights`, or null for random ones")
+        raise WeightsMissing(f"no weights at {path}: put the file there, or point the backbone's `weights` to it (null: random)")
     if path.suffix == ".safetensors":
         return load_file(path)
     loaded = torch.load(path, map_location="cpu", weights_only=True)
@@ -29,7 +32,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
             loaded = loaded[key]
     tensors = {k: v for k, v in loaded.items() if isinstance(v, Tensor)} if isinstance(loaded, Mapping) else {}
     if not tensors:
-        raise ValueError(f"{path} holds no tensors by name: expected a state dict")
+        raise ConfigFault(f"{path} holds no tensors by name: expected a state dict")
     return tensors
 
 
@@ -43,7 +46,7 @@ def load_strictly(library: nn.Module, state: Mapping[str, Tensor], *, source: st
         unused: prefixes of checkpoint keys that this model has no place for (a classifier).
 
     Raises:
-        ValueError: missing, unexpected or differently shaped keys, the first of each named.
+        ConfigFault: missing, unexpected or differently shaped keys, the first of each named.
     """
     state = {key: value for key, value in state.items() if not key.startswith(unused)} if unused else dict(state)
     own = library.state_dict()
@@ -58,6 +61,6 @@ def load_strictly(library: nn.Module, state: Mapping[str, Tensor], *, source: st
     }
     if any(faults.values()):
         report = "; ".join(f"{len(keys)} {what}: {', '.join(keys[:3])}" for what, keys in faults.items() if keys)
-        raise ValueError(f"{source} does not fit {type(library).__name__} ({report}): correct the backbone's `weights`")
+        raise ConfigFault(f"{source} does not fit {type(library).__name__} ({report}): correct the backbone's `weights`")
     library.load_state_dict(state)
     log.info("loaded %d tensors from %s", len(state), source)

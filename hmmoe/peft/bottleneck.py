@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hmmoe.errors import ConfigFault
 from hmmoe.experts.kinds import ACTIVATIONS
 from hmmoe.peft.base import Peft, chosen
 from hmmoe.types import Adapted, Site, Stream
@@ -56,9 +57,9 @@ class SeriesAdapter(Peft):
     ) -> None:
         super().__init__(sites)
         if rank < 1:
-            raise ValueError(f"peft.rank must be at least 1, found {rank}: peft.rank=32")
+            raise ConfigFault(f"peft.rank must be at least 1, found {rank}: peft.rank=32")
         if act not in ACTIVATIONS:
-            raise ValueError(f"peft.act must be one of {', '.join(ACTIVATIONS)}, not {act!r}")
+            raise ConfigFault(f"peft.act must be one of {', '.join(ACTIVATIONS)}, not {act!r}")
         self.scale = scale
         self.adapters = nn.ModuleDict(
             {

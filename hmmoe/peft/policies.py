@@ -10,7 +10,7 @@ class LinearProbe(Peft):
 
 
 class Full(Peft):
-    """Full fine-tuning: every weight of the backbone trains. Its modules stay in eval mode (no dropout, fixed statistics)."""
+    """Full fine-tuning: every weight trains, the modules stay in eval mode (no dropout, fixed statistics)."""
 
     def prepare(self, backbone: nn.Module) -> None:
         """Unfreeze."""
