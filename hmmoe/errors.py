@@ -9,6 +9,9 @@ class ConfigError(UserError):
     """A setting that is unknown, of the wrong type, or at odds with another one."""
 
 
+ConfigFault = ConfigError
+
+
 class DataError(UserError):
     """A dataset that is missing, incomplete or not laid out as published."""
 
