@@ -125,7 +125,8 @@ def signature(dotted: str) -> Signature | None:
 def _of_class(node: ast.ClassDef, holder: Module, depth: int = 8) -> Signature | None:
     init = next((part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == "__init__"), None)
     if init is not None:
-        return _of_function(init, holder, bound=True)
+        own = _of_function(init, holder, bound=True)
+        return _with_inherited(own, node, init, holder, depth) if own.open else own
     if any(isinstance(part, ast.FunctionDef) and part.name == "__new__" for part in node.body) or depth == 0:
         return None
     if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
@@ -138,6 +139,19 @@ def _of_class(node: ast.ClassDef, holder: Module, depth: int = 8) -> Signature |
         if inherited is None or inherited.parameters or inherited.open:
             return inherited
     return Signature({}, open=False)
+
+
+def _with_inherited(own: Signature, node: ast.ClassDef, init: ast.FunctionDef, holder: Module, depth: int) -> Signature:
+    """Where ``**kwargs`` goes on to the first base's constructor, that one's keywords are known too."""
+    passed_on = any(
+        ast.unparse(call.func) == "super().__init__"
+        and any(word.arg is None and ast.unparse(word.value) == init.args.kwarg.arg for word in call.keywords)
+        for call in ast.walk(init)
+        if isinstance(call, ast.Call)
+    )
+    base = lookup(node.bases[0].id, holder) if passed_on and isinstance(node.bases[0], ast.Name) else None
+    inherited = _of_class(base.node, base.module, depth - 1) if base and isinstance(base.node, ast.ClassDef) else None
+    return own if inherited is None else Signature({**inherited.parameters, **own.parameters}, inherited.open)
 
 
 def _of_fields(node: ast.ClassDef, holder: Module) -> Signature | None:
