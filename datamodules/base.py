@@ -1,6 +1,6 @@
 """What every datamodule is made of: splits with roles, loaders, manifest, reference lines, messages when files lack.
 
-A dataset file adds: ``splits``, ``modalities``, ``layout``, ``missing``, ``load`` and ``references``.
+A dataset file adds: ``splits``, ``modalities``, ``layout``, ``absent``, ``load`` and ``references``.
 """
 
 import hashlib
@@ -39,6 +39,9 @@ class Miniature(Protocol):
 
 class Examples(Dataset, ABC):
     """The examples of one split. Indexed by a list of ``Draw``, it gives one merged batch."""
+
+    dropped: int = 0
+    """How many annotated examples were left out because their files lack."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -97,7 +100,7 @@ class DataModule(L.LightningDataModule, ABC):
     # ---- what a dataset adds
 
     @abstractmethod
-    def missing(self) -> list[Path]:
+    def absent(self) -> list[Path]:
         """Required files and folders that are not there; quick, reads no content."""
 
     @abstractmethod
@@ -146,7 +149,7 @@ class DataModule(L.LightningDataModule, ABC):
         Raises:
             DataMissing: names them, says how to get them, and what runs without.
         """
-        if absent := self.missing():
+        if absent := self.absent():
             listed = "\n".join(f"    {path}" for path in absent[:8])
             more = f"\n    ... and {len(absent) - 8} more" if len(absent) > 8 else ""
             raise DataMissing(
@@ -170,16 +173,17 @@ class DataModule(L.LightningDataModule, ABC):
         return [self._loader(name, training=False) for name in self.test_splits]
 
     def manifest(self) -> dict[str, Any]:
-        """Root, and by split the number of examples and a hash over ids, targets and annotation files."""
+        """Root; by split: number of examples, number left out, hash over ids, targets and annotation files."""
         names = dict.fromkeys(split.name for split in self.splits)
         return {"root": str(self.root), "splits": {name: self._fingerprint(name) for name in names}}
 
     def _fingerprint(self, split: str) -> dict[str, Any]:
-        rows = self.examples(split).rows()
+        examples = self.examples(split)
+        rows = examples.rows()
         digest = hashlib.sha256(json.dumps(rows).encode())
         for path in self.annotations(split):
             digest.update(path.read_bytes())
-        return {"count": len(rows), "sha256": digest.hexdigest()}
+        return {"count": len(rows), "dropped": examples.dropped, "sha256": digest.hexdigest()}
 
     def _names(self, role: str) -> tuple[str, ...]:
         return tuple(split.name for split in self.splits if split.role == role)

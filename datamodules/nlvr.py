@@ -1,6 +1,6 @@
 """NLVR v1: is the sentence true of the three boxes? Official folder layout, validation held out by directory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.base import DataModule, Examples, Miniature, Split, build
-from datamodules.media.cache import RowCache
+from datamodules.base import DataModule, Examples, Split, build
+from datamodules.media.cache import Field, RowCache
 from datamodules.media.image import Pixels
 from datamodules.media.text import Text
 from datamodules.nlvr_corpus import ORDERS, Example, find_pictures, read_boxes, read_examples
@@ -79,7 +79,8 @@ class NLVRExamples(Examples):
 
     def _boxes(self, index: int) -> Tensor:
         picture = self.pictures[index]
-        return self.cache.get(index, lambda: self.pixels.resize(read_boxes(picture.path)[list(picture.order)]))
+        (boxes,) = self.cache.get(index, lambda: (self.pixels.resize(read_boxes(picture.path)[list(picture.order)]),))
+        return boxes
 
     def _augment(self, boxes: Tensor, rng: np.random.Generator | None) -> Tensor:
         if rng is None:
@@ -123,11 +124,6 @@ Get it: the folder nlvr/ of a clone of github.com/lil-lab/nlvr (92,244 pictures,
         self,
         root: str | Path,
         *,
-        inputs: Mapping[str, Mapping[str, Any]],
-        batch_size: int,
-        num_workers: int = 0,
-        miniature: Miniature | None = None,
-        seed: int = 0,
         val_directories: int | Sequence[str | int] = 8,
         train_directories: Sequence[str | int] | None = None,
         permutations: Literal[1, 6, "auto"] = "auto",
@@ -135,10 +131,9 @@ Get it: the folder nlvr/ of a clone of github.com/lil-lab/nlvr (92,244 pictures,
         flip: bool = False,
         cache: Literal["memory", "none"] = "memory",
         cache_gb: float = 8.0,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            root, inputs=inputs, batch_size=batch_size, num_workers=num_workers, miniature=miniature, seed=seed
-        )
+        super().__init__(root, **common)
         if permutations not in (1, 6, "auto"):
             raise ConfigError(f"data.permutations={permutations}: expected 1, 6 or auto")
         self.val_directories, self.train_directories = val_directories, train_directories
@@ -147,7 +142,7 @@ Get it: the folder nlvr/ of a clone of github.com/lil-lab/nlvr (92,244 pictures,
         self._files: dict[str, tuple[list[Example], dict[str, Path]]] = {}
         self._readers: tuple[Pixels | None, Text | None] | None = None
 
-    def missing(self) -> list[Path]:
+    def absent(self) -> list[Path]:
         """JSON files and picture folders of the four splits."""
         wanted = [self.root / name / part for name in FILES for part in (f"{name}.json", "images")]
         return [path for path in wanted if not path.exists()]
@@ -170,7 +165,11 @@ Get it: the folder nlvr/ of a clone of github.com/lil-lab/nlvr (92,244 pictures,
         counted = 1 if split == "train" else self._counted(name, examples, on_disk)
         pictures = [_picture(e, k, name, on_disk) for e in examples for k in range(counted)]
         cache = pixels and RowCache(
-            len(pictures), (3, *pixels.shape), torch.uint8, keep=self.cache, limit_gb=self.cache_gb, name=split
+            len(pictures),
+            [Field((3, *pixels.shape), torch.uint8)],
+            keep=self.cache,
+            limit_gb=self.cache_gb,
+            name=f"boxes of {split}",
         )
         return NLVRExamples(pictures, name, pixels, text, cache=cache, permute=self.permute_boxes, flip=self.flip)
 
