@@ -122,7 +122,7 @@ class Backbone(nn.Module, ABC):
         """Run to the site and lay the FFN outputs of all modalities open."""
 
     @abstractmethod
-    def close(self, site: Site, state: Any, outs: dict[str, Float[Tensor, "S N D"]]) -> Any:
+    def close(self, site: Site, state: Any, outs: dict[str, Float[Tensor, "S _N _D"]]) -> Any:
         """Go on with the given FFN outputs; a modality that is not named keeps its own."""
 
     @abstractmethod

@@ -34,7 +34,9 @@ class Bert(Encoder):
     def __init__(self, *, weights: str | None = None, pool: Pooling = "cls", **options: Any) -> None:
         library, unfit = create(BertModel, BertConfig, weights, options, add_pooling_layer=False)
         if unfit:
-            raise ConfigFault(f"{weights} and the requested sizes differ in {unfit[:3]}: correct the backbone's options")
+            raise ConfigFault(
+                f"{weights} and the requested sizes differ in {unfit[:3]}: correct the backbone's options"
+            )
         depth = len(library.encoder.layer)
         super().__init__(library, widths=[library.config.hidden_size] * depth, stages=[depth], pool=pool)
 

@@ -33,7 +33,11 @@ def folder_of(weights: str) -> str:
 
 
 def create(
-    kind: type[PreTrainedModel], config: type[PretrainedConfig], weights: str | None, options: dict[str, Any], **build: Any
+    kind: type[PreTrainedModel],
+    config: type[PretrainedConfig],
+    weights: str | None,
+    options: dict[str, Any],
+    **build: Any,
 ) -> tuple[nn.Module, list[str]]:
     """A transformers model in fp32, and the names whose stored shape did not fit (left for the family to resize).
 

@@ -105,7 +105,9 @@ class Towers(Backbone):
         state = {m: self._embed_one(m, batch) for m in self.modalities}
         counts = {m: tower.segments for m, tower in state.items()}
         if self.meet == "segment" and len(set(counts.values())) > 1:
-            raise ConfigFault(f"backbone.meet=segment pairs equal numbers of segments, found {counts}: set meet: sample")
+            raise ConfigFault(
+                f"backbone.meet=segment pairs equal numbers of segments, found {counts}: set meet: sample"
+            )
         return state
 
     def _embed_one(self, modality: str, batch: Batch) -> TowerState:
@@ -159,7 +161,7 @@ class Towers(Backbone):
         return Stream(*joined, None if keep is None else join(keep, state.segments), parts=state.segments)
 
     def close(
-        self, site: Site, state: dict[str, TowerState], outs: dict[str, Float[Tensor, "S N D"]]
+        self, site: Site, state: dict[str, TowerState], outs: dict[str, Float[Tensor, "S _N _D"]]
     ) -> dict[str, TowerState]:
         """Finish this site's blocks with the given FFN outputs."""
         closed = {}

@@ -23,7 +23,9 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(locate(str(path)))
     if not path.is_file():
-        raise WeightsMissing(f"no weights at {path}: put the file there, or point the backbone's `weights` to it (null: random)")
+        raise WeightsMissing(
+            f"no weights at {path}: put the file there, or point the backbone's `weights` to it (null: random)"
+        )
     if path.suffix == ".safetensors":
         return load_file(path)
     loaded = torch.load(path, map_location="cpu", weights_only=True)
@@ -36,7 +38,9 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     return tensors
 
 
-def load_strictly(library: nn.Module, state: Mapping[str, Tensor], *, source: str, unused: tuple[str, ...] = ()) -> None:
+def load_strictly(
+    library: nn.Module, state: Mapping[str, Tensor], *, source: str, unused: tuple[str, ...] = ()
+) -> None:
     """Copy ``state`` into ``library``; every key must fit.
 
     Args:
@@ -61,6 +65,8 @@ def load_strictly(library: nn.Module, state: Mapping[str, Tensor], *, source: st
     }
     if any(faults.values()):
         report = "; ".join(f"{len(keys)} {what}: {', '.join(keys[:3])}" for what, keys in faults.items() if keys)
-        raise ConfigFault(f"{source} does not fit {type(library).__name__} ({report}): correct the backbone's `weights`")
+        raise ConfigFault(
+            f"{source} does not fit {type(library).__name__} ({report}): correct the backbone's `weights`"
+        )
     library.load_state_dict(state)
     log.info("loaded %d tensors from %s", len(state), source)

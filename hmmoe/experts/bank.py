@@ -1,6 +1,6 @@
 """All experts of one site: stacked projections of every stream and what each kind needs between them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import combinations
 from typing import Literal, NamedTuple
 
@@ -119,7 +119,6 @@ def key(m: str, group: Group) -> str:
     return f"{m}<{group.name}"
 
 
-Gates = Mapping[str, Float[Tensor, "S N G E"]]
-Tokens = Mapping[str, Float[Tensor, "S N D"]]
-Keeps = Mapping[str, Bool[Tensor, "S N"] | None]
-Targets = Sequence[str]
+Gates = Mapping[str, Float[Tensor, "S _N _G _E"]]
+Tokens = Mapping[str, Float[Tensor, "S _N _D"]]
+Keeps = Mapping[str, Bool[Tensor, "S _N"] | None]

@@ -31,9 +31,7 @@ class Single(nn.Module):
             raise ConfigFault(f"peft.act must be one of {', '.join(ACTIVATIONS)}, not {act!r}")
         self.act = ACTIVATIONS[act]
 
-    def forward(
-        self, z: Float[Tensor, "S N E R"], context: None, keep: None
-    ) -> tuple[Float[Tensor, "S N E R"], Scale]:
+    def forward(self, z: Float[Tensor, "S N E R"], context: None, keep: None) -> tuple[Float[Tensor, "S N E R"], Scale]:
         """All experts."""
         return self.act(z), None
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from hmmoe.experts.bank import ExpertBank, Gates, Keeps, Tokens, key
 
 
-def loop(bank: ExpertBank, tokens: Tokens, gates: Gates, keeps: Keeps) -> dict[str, Float[Tensor, "S N D"]]:
+def loop(bank: ExpertBank, tokens: Tokens, gates: Gates, keeps: Keeps) -> dict[str, Float[Tensor, "S _N _D"]]:
     """delta_m = sum over groups g and their experts e of gate_ge (up_e(middle_e(down_e x, down_ne y)) + bias_e)."""
     return {m: _mix(bank, m, tokens, gate, keeps) for m, gate in gates.items()}
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from hmmoe.experts.bank import ExpertBank, Gates, Keeps, Tokens, key
 
 
-def wide(bank: ExpertBank, tokens: Tokens, gates: Gates, keeps: Keeps) -> dict[str, Float[Tensor, "S N D"]]:
+def wide(bank: ExpertBank, tokens: Tokens, gates: Gates, keeps: Keeps) -> dict[str, Float[Tensor, "S _N _D"]]:
     """Deltas of all streams that have gates.
 
     Args:

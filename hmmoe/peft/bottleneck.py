@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from hmmoe.errors import ConfigFault
 from hmmoe.experts.kinds import ACTIVATIONS

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from hmmoe.types import Stream
@@ -37,6 +37,6 @@ def pool_rows(
     return flat.repeat_interleave(stream.rows, 0).unsqueeze(1)
 
 
-def spread(decision: Float[Tensor, "S n L"], tokens: int) -> Float[Tensor, "S N L"]:
+def spread(decision: Shaped[Tensor, "S n L"], tokens: int) -> Shaped[Tensor, "S N L"]:
     """Hand a decision back to the tokens that it was made for."""
     return decision if decision.shape[1] == tokens else decision.repeat_interleave(tokens // decision.shape[1], 1)

@@ -80,7 +80,7 @@ class Router(Routes):
         taken = torch.arange(max(sizes)) < torch.tensor(self.sizes)[:, None]
         self.register_buffer("real", taken, persistent=False)
 
-    def forward(self, tokens: Mapping[str, Float[Tensor, "S N D"]], streams: Mapping[str, Stream]) -> Routing:
+    def forward(self, tokens: Mapping[str, Float[Tensor, "S _N _D"]], streams: Mapping[str, Stream]) -> Routing:
         """Decide for every token of the target stream.
 
         Args:
@@ -100,7 +100,7 @@ class Router(Routes):
         return Routing(*full, probs, stream.keep, self.groups, self.sizes)
 
     def _logits(
-        self, tokens: Mapping[str, Float[Tensor, "S N D"]], streams: Mapping[str, Stream]
+        self, tokens: Mapping[str, Float[Tensor, "S _N _D"]], streams: Mapping[str, Stream]
     ) -> Float[Tensor, "S n L"]:
         own, stream = tokens[self.target], streams[self.target]
         if self.mode == "fixed":
