@@ -13,7 +13,7 @@ DICTS = {"dict", "Mapping", "MutableMapping", "Dict"}
 
 def fits(value: Any, annotation: ast.expr, module: Module, depth: int = 10) -> bool:
     """False only where the value surely is wrong; classes, callables and unknown names accept everything."""
-    if depth == 0 or isinstance(value, Mapping) and "_target_" in value:
+    if depth == 0 or (isinstance(value, Mapping) and "_target_" in value):
         return True
     again = {"module": module, "depth": depth - 1}
     match annotation:

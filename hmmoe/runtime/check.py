@@ -10,11 +10,18 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hmmoe.assets import locate
 from hmmoe.errors import ConfigError
 from hmmoe.runtime.annotations import fits, wording
 from hmmoe.runtime.signatures import Signature, signature
 
 Settings = dict[str, Any]
+
+GIVEN = {"task": {"model", "recipe", "val_splits", "test_splits"}}
+"""Arguments that the code hands over when it builds a node."""
+
+APART = {"task": {"head"}}
+"""Keys that stand in a node and are built apart from it."""
 
 
 def check(cfg: DictConfig) -> Settings:
@@ -23,8 +30,9 @@ def check(cfg: DictConfig) -> Settings:
     Raises:
         ConfigError: lists every fault, each with the setting to change.
     """
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
+    if bare := [group for group in ("backbone", "data", "task") if OmegaConf.is_missing(cfg, group)]:
+        raise ConfigError(f"nothing chosen for {', '.join(bare)}: say experiment=<name>; --help lists what there is")
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise ConfigError("these settings have no value yet:\n" + "\n".join(f"  {key}=..." for key in missing))
     try:
         settings = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
@@ -62,7 +70,7 @@ def node_faults(settings: Settings) -> Iterator[str]:
 def _against(path: str, node: Mapping[str, Any], takes: Signature) -> Iterator[str]:
     name = node["_target_"].rpartition(".")[2]
     for key, value in node.items():
-        if key.startswith("_"):
+        if key.startswith("_") or key in APART.get(path, ()):
             continue
         parameter = takes.parameters.get(key)
         if parameter is None:
@@ -74,7 +82,7 @@ def _against(path: str, node: Mapping[str, Any], takes: Signature) -> Iterator[s
             yield f"{path}.{key}: expected {wording(parameter.annotation, parameter.module)}, found {value!r}"
     if not node.get("_partial_", False):
         for key, parameter in takes.parameters.items():
-            if parameter.required and key not in node:
+            if parameter.required and key not in node and key not in GIVEN.get(path, ()):
                 yield f"{path}.{key}: {name} needs it"
 
 
@@ -102,7 +110,7 @@ def weight_faults(settings: Settings) -> Iterator[str]:
     """Local weight files that are not there."""
     for path, node in nodes(settings["backbone"], "backbone"):
         weights = node.get("weights")
-        if isinstance(weights, str) and not weights.startswith("hub") and not Path(weights).exists():
+        if isinstance(weights, str) and not weights.startswith("hub") and not Path(locate(weights)).exists():
             yield f"{path}.weights: nothing at {weights}; correct the path, `hub` downloads, null leaves it random"
 
 
@@ -123,4 +131,3 @@ def run_faults(settings: Settings) -> Iterator[str]:
                 f"trainer.devices={devices} inside -m with the basic launcher mixes the processes of different jobs "
                 "without a word: sweep with trainer.devices=1, or start the jobs one by one"
             )
-

@@ -1,0 +1,60 @@
+"""What a model costs: FLOPs and latency of a forward pass, peak memory of the process."""
+
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from hmmoe.types import Batch
+
+
+def cost(
+    model: nn.Module,
+    batch: Batch,
+    *,
+    repeats: int = 5,
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> dict[str, float]:
+    """FLOPs per sample (a multiply-add counts two) and milliseconds per sample of a forward pass in eval mode.
+
+    Args:
+        model: takes a batch.
+        batch: on the model's device.
+        repeats: timed passes after one to warm up; their median counts.
+        context: entered around every pass, such as autocast.
+    """
+    size = len(batch["id"])
+    cuda = next(model.parameters()).is_cuda
+    training = model.training
+    model.eval()
+    times = []
+    with torch.no_grad(), context():
+        # Fused attention is opaque to the counter on some devices; the plain formula is the same work.
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            model(batch)
+        for _ in range(repeats):
+            start = time.perf_counter()
+            model(batch)
+            if cuda:
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+    model.train(training)
+    return {
+        "flops_per_sample": counter.get_total_flops() / size,
+        "latency_ms_per_sample": 1000 * statistics.median(times) / size,
+        "latency_batch_size": size,
+    }
+
+
+def peak_memory_mib() -> float:
+    """Most memory held so far: allocated on the GPU where there is one, else resident in this process."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -1,0 +1,74 @@
+"""Two files: ``last.ckpt`` to go on from, ``best.ckpt`` to report. Megabytes, loadable under ``weights_only``."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+
+from hmmoe.callbacks.boundary import EpochBoundary, numbers
+from hmmoe.errors import ConfigError
+
+
+class RunCheckpoint(EpochBoundary, Checkpoint):
+    """Saves at every epoch boundary; what is best is decided by ``monitor`` and kept by file, not by reference.
+
+    Lightning's ModelCheckpoint leaves ``last`` behind when an epoch is not among the best and stores absolute paths.
+
+    Args:
+        folder: of the two files.
+        monitor: score that chooses.
+        mode: is a larger or a smaller score better.
+        card: plain containers that every checkpoint carries beside weights and optimizer.
+    """
+
+    def __init__(self, folder: str | Path, *, monitor: str, mode: Literal["max", "min"], card: dict[str, Any]) -> None:
+        super().__init__()
+        self.folder, self.monitor, self.mode, self.card = Path(folder), monitor, mode, card
+        self.metrics: dict[str, float] = {}
+        """All scores of the best epoch."""
+        self.epoch: int | None = None
+        """The best epoch, counted from 0."""
+
+    @property
+    def best(self) -> Path:
+        """Weights of the best epoch."""
+        return self.folder / "best.ckpt"
+
+    def on_boundary(self, trainer: L.Trainer, pl_module: L.LightningModule, epoch: int) -> None:
+        """Save, and copy to ``best`` if this epoch is."""
+        if trainer.fast_dev_run:
+            return
+        metrics = numbers(trainer)
+        if self.monitor not in metrics:
+            raise ConfigError(f"monitor={self.monitor} is never logged: choose from {', '.join(sorted(metrics))}")
+        improved = self._better(metrics[self.monitor])
+        if improved:
+            self.metrics, self.epoch = metrics, epoch
+        last = self.folder / "last.ckpt"
+        trainer.save_checkpoint(last)
+        if improved and trainer.is_global_zero:
+            fresh = self.best.with_suffix(".new")
+            shutil.copyfile(last, fresh)
+            os.replace(fresh, self.best)
+        trainer.strategy.barrier()
+
+    def _better(self, score: float) -> bool:
+        known = self.metrics.get(self.monitor)
+        if known is None:
+            return True
+        return score > known if self.mode == "max" else score < known
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the card."""
+        checkpoint.update(self.card)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is best so far."""
+        return {"metrics": self.metrics, "epoch": self.epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on comparing with what was best."""
+        self.metrics, self.epoch = state_dict["metrics"], state_dict["epoch"]

@@ -1,0 +1,59 @@
+"""Predictions of the test splits, one CSV per split."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch.distributed as dist
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+Row = dict[str, Any]
+
+
+class Predictions(Callback):
+    """Writes ``<folder>/<split>.csv``: id, prediction, label and whatever else the task's test step returns by row."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._rows: dict[str, list[Row]] = {}
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget an earlier test."""
+        self._rows = {}
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: dict[str, Any],
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the rows of a batch."""
+        count = len(outputs["id"])
+        columns = {
+            name: value.tolist() if isinstance(value, Tensor) else value
+            for name, value in outputs.items()
+            if isinstance(value, list) or (isinstance(value, Tensor) and value.ndim)
+        }
+        rows = [{name: column[i] for name, column in columns.items()} for i in range(count)]
+        self._rows.setdefault(pl_module.test_splits[dataloader_idx], []).extend(rows)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Gather the processes' rows and write them in the order of their ids."""
+        gathered = [self._rows]
+        if trainer.world_size > 1:
+            gathered = [None] * trainer.world_size
+            dist.all_gather_object(gathered, self._rows)
+        if not trainer.is_global_zero:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for split in dict.fromkeys(name for rows in gathered for name in rows):
+            table = sorted((row for rows in gathered for row in rows.get(split, [])), key=lambda row: str(row["id"]))
+            with (self.folder / f"{split}.csv").open("w", newline="") as file:
+                writer = csv.DictWriter(file, table[0])
+                writer.writeheader()
+                writer.writerows(table)

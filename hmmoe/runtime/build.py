@@ -1,0 +1,99 @@
+"""The parts of a run in the order in which they can fail cheaply: data, backbone, method and head, task, trainer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ProgressBar
+from omegaconf import DictConfig, OmegaConf
+
+from hmmoe.callbacks.checkpoint import RunCheckpoint
+from hmmoe.callbacks.guard import Guard
+from hmmoe.callbacks.metrics_file import MetricsFile
+from hmmoe.callbacks.seeds import EpochSeeds
+from hmmoe.errors import ConfigError, UserError
+from hmmoe.model import AdaptedModel
+from hmmoe.runtime.session import Session, is_main
+
+
+def part(node: Any, path: str, **override: Any) -> Any:
+    """What a node describes; a setting that its constructor refuses becomes a message.
+
+    Raises:
+        UserError: what the constructor raised for a wrong setting.
+    """
+    try:
+        # "all": constructors get dicts and lists, never Hydra's own types.
+        return instantiate(node, _convert_="all", **override)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, UserError):
+            raise cause from error
+        if isinstance(cause, ValueError | TypeError | FileNotFoundError | MisconfigurationException):
+            raise ConfigError(f"{path}: {cause}") from error
+        raise
+
+
+def factory(node: Any, path: str) -> Callable[..., Any]:
+    """A node as something to call with the parts that only the code has."""
+    return part(node, path, _partial_=True)
+
+
+def data(cfg: DictConfig) -> L.LightningDataModule:
+    """The datamodule, its files there.
+
+    Raises:
+        UserError: a missing or broken dataset, or a monitor that is no validation split.
+    """
+    module = part(cfg.data, "data")
+    split = cfg.monitor.partition("/")[0]
+    if split in module.test_splits and split not in module.val_splits and cfg.allow_test_selection:
+        kind = type(module.splits[0])
+        module.splits = (*module.splits, kind(split, "validation"))
+    if cfg.train and split not in (*module.val_splits, "train"):
+        choice = ", ".join(f"{name}/{cfg.monitor.partition('/')[2]}" for name in module.val_splits)
+        tested = split in module.test_splits
+        raise ConfigError(
+            f"monitor={cfg.monitor} "
+            + ("chooses the model on a test split" if tested else "names no split of this data")
+            + f": set monitor to {choice}"
+            + (", or say allow_test_selection=true, which is stamped on the result" if tested else "")
+        )
+    if is_main():
+        module.prepare_data()
+    return module
+
+
+def task(cfg: DictConfig, module: L.LightningDataModule) -> L.LightningModule:
+    """Frozen backbone, method and head inside their task."""
+    node = OmegaConf.to_container(cfg.task, resolve=True)
+    head = factory(node.pop("head"), "task.head")
+    backbone = part(cfg.backbone, "backbone")
+    model = AdaptedModel(backbone, factory(cfg.peft, "peft"), head, checkpointing=cfg.checkpointing)
+    make = factory(node, "task")
+    recipe = part(cfg.optim, "optim")
+    return make(model=model, recipe=recipe, val_splits=module.val_splits, test_splits=module.test_splits)
+
+
+def trainer(
+    cfg: DictConfig, session: Session, pl_module: L.LightningModule, module: L.LightningDataModule
+) -> L.Trainer:
+    """The trainer with the callbacks that every run has and those of ``conf/callbacks``."""
+    session.describe(pl_module.model, module)
+    card = session.card(pl_module.model)
+    callbacks = [
+        EpochSeeds(cfg.seed),
+        Guard(session.settings),
+        *(part(node, f"callbacks.{name}") for name, node in (cfg.callbacks or {}).items()),
+        RunCheckpoint(session.folder / "checkpoints", monitor=cfg.monitor, mode=cfg.mode.value, card=card),
+    ]
+    loggers = [MetricsFile(session.folder), *(part(node, f"logger.{n}") for n, node in (cfg.logger or {}).items())]
+    session.adopt(loggers)
+    bar = any(isinstance(callback, ProgressBar) for callback in callbacks)  # else Lightning adds one of its own
+    try:
+        return factory(cfg.trainer, "trainer")(callbacks=callbacks, logger=loggers, enable_progress_bar=bar)
+    except (MisconfigurationException, ValueError) as error:
+        raise ConfigError(f"trainer: {error}") from error

@@ -1,0 +1,143 @@
+"""From the command line to the job: compose, call, and turn every expected error into a short message.
+
+Exit codes: 0 done, 1 failed (traceback), 2 something to set right (message), 128 + n stopped by signal n.
+"""
+
+import logging
+import os
+import re
+import secrets
+import signal
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from difflib import get_close_matches
+from functools import wraps
+from types import FrameType
+from typing import Any
+
+import hydra
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hmmoe.errors import UserError
+from hmmoe.runtime import restore, schema
+
+Job = Callable[[DictConfig], float | None]
+
+
+class Interrupted(SystemExit):
+    """Stopped by a signal; carries the exit code that says so."""
+
+    def __init__(self, signum: int) -> None:
+        self.signal = signal.Signals(signum).name
+        super().__init__(128 + signum)
+
+
+def start(job: Job, *, needs_checkpoint: bool = False) -> None:
+    """Compose the configuration for ``job``, run it, exit.
+
+    Args:
+        job: takes the composed configuration; its module's directory holds ``conf/``.
+        needs_checkpoint: ``ckpt_path`` must be given (eval.py).
+    """
+    # Hydra would print errors its own way and hide their type from us.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, _interrupt)
+    schema.register()
+    OmegaConf.register_new_resolver("run_stamp", run_stamp, use_cache=True, replace=True)
+    try:
+        config_name = restore.prepare(sys.argv, evaluate=needs_checkpoint) or "train"
+        faults: list[Exception] = []
+        hydra.main(version_base="1.3", config_path="conf", config_name=config_name)(_guarded(job, faults))()
+        if faults:
+            raise faults[0]
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        logging.shutdown()
+        print(f"error: {explain(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _guarded(job: Job, faults: list[Exception]) -> Job:
+    """The job, its expected errors set aside: Hydra would print its own line, and end a sweep at the first."""
+
+    @wraps(job)
+    def guarded(cfg: DictConfig) -> float | None:
+        try:
+            return job(cfg)
+        except (UserError, OmegaConfBaseException) as error:
+            faults.append(error)
+            return None
+
+    return guarded
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    signal.signal(signum, signal.SIG_IGN)  # a second Ctrl-C must not stop the tidying up
+    raise Interrupted(signum)
+
+
+def run_stamp() -> str:
+    """<date>_<time>_<id>: sorts by time, and two runs of one second stay apart."""
+    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(2)}"
+
+
+def explain(error: Exception) -> str:
+    """What is wrong, in a line or two, with what was probably meant."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MissingConfigException):
+        return _missing(error)
+    culprit = _culprit(error)
+    if culprit is None:
+        return _shorten(str(error))
+    key = str(culprit.full_key or culprit.key)
+    siblings = [str(name) for name in culprit.parent_node] if isinstance(culprit.parent_node, DictConfig) else []
+    name = key.rpartition(".")[2]
+    if name in siblings or not siblings:
+        return f"{key}: {_shorten(str(culprit))}{_place(error)}"
+    return f"there is no setting {key!r}{_place(error)}. {_meant(name, siblings, key.rpartition('.')[0])}"
+
+
+def _culprit(error: BaseException | None) -> OmegaConfBaseException | None:
+    """The OmegaConf error at the root of a chain, if it knows its node."""
+    while error is not None:
+        if isinstance(error, OmegaConfBaseException) and getattr(error, "parent_node", None) is not None:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _missing(error: MissingConfigException) -> str:
+    group, _, name = str(error.missing_cfg_file or "").rpartition("/")
+    if not error.options:
+        return _shorten(str(error))
+    place = f"{group}={name}" if group else name
+    return f"there is no {place}. {_meant(name, list(error.options), '', group)}"
+
+
+def _meant(name: str, known: list[str], parent: str, group: str = "") -> str:
+    close = get_close_matches(name, known, n=1, cutoff=0.55)
+    if close:
+        full = f"{group}={close[0]}" if group else f"{parent}.{close[0]}".lstrip(".")
+        return f"Did you mean {full}?"
+    return f"Known: {', '.join(sorted(known))}."
+
+
+def _place(error: Exception) -> str:
+    """The YAML file that a composition error names."""
+    found = re.match(r"In '([^']+)'", str(error))
+    return f" (in conf/{found.group(1)}.yaml)" if found and isinstance(error, ConfigCompositionException) else ""
+
+
+def _shorten(text: str) -> str:
+    """Without search paths and OmegaConf's footers."""
+    lines = [line.strip() for line in text.splitlines()]
+    kept: list[Any] = []
+    for line in lines:
+        if line.startswith(("Config search path", "full_key:", "object_type=", "reference_type=", "set env var")):
+            break
+        kept.append(line)
+    return " ".join(line for line in kept if line)

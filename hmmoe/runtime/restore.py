@@ -1,0 +1,89 @@
+"""A command line that names nothing but a checkpoint: settings come out of the file, overrides are merged over them.
+
+The saved settings become Hydra options named ``checkpoint``, so ``trainer=ddp``, ``data.root=...`` and a typo behave as
+they do in any other command.
+"""
+
+import os
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from hmmoe.errors import CheckpointError
+
+RUN_DIR = "HMMOE_RUN_DIR"
+GROUPS = ("backbone", "data", "task", "peft", "optim", "trainer", "callbacks", "logger", "paths")
+CHOICES = ("experiment", "backbone", "data", "task")
+
+
+def prepare(argv: Sequence[str], *, evaluate: bool) -> str | None:
+    """Set up Hydra for a command with ``ckpt_path``; the name of the main config to use, None for the usual one.
+
+    Raises:
+        CheckpointError: the file is missing or holds no settings, or none is named where one is needed.
+    """
+    given = dict(word.split("=", 1) for word in argv[1:] if "=" in word and not word.startswith("-"))
+    path = given.get("ckpt_path", "").strip("'\"")
+    if not path or path == "null":
+        flags = {
+            "--help",
+            "-h",
+            "--hydra-help",
+            "--version",
+            "--info",
+            "-i",
+            "--cfg",
+            "-c",
+            "--shell-completion",
+            "-sc",
+        }
+        if evaluate and not flags.intersection(argv):
+            raise CheckpointError("say which weights: python eval.py ckpt_path=<run>/checkpoints/best.ckpt")
+        return None
+    file = Path(path)
+    if not file.is_file():
+        raise CheckpointError(f"no checkpoint at ckpt_path={path}")
+    run = file.resolve().parent.parent if file.resolve().parent.name == "checkpoints" else None
+    if run is not None:
+        folder = run / f"eval_{datetime.now():%Y-%m-%d_%H-%M-%S}" if evaluate else run
+        os.environ.setdefault(RUN_DIR, str(folder))
+    if not evaluate and any(choice in given for choice in CHOICES):
+        return None
+    _register(read_settings(file))
+    return "checkpoint"
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """The settings that a run wrote into its checkpoint, interpolations kept.
+
+    Raises:
+        CheckpointError: not one of this project's checkpoints.
+    """
+    import torch
+
+    try:
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{file} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+    if not isinstance(checkpoint, dict) or "settings" not in checkpoint:
+        raise CheckpointError(f"{file} holds no settings: it was not written by train.py; give experiment=... as well")
+    return checkpoint["settings"]
+
+
+def savable(cfg: DictConfig) -> dict[str, Any]:
+    """What ``read_settings`` returns: plain containers, which load under ``weights_only``."""
+    settings = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
+    return {**settings, "ckpt_path": None}
+
+
+def _register(settings: dict[str, Any]) -> None:
+    store = ConfigStore.instance()
+    rest = dict(settings)
+    for group in GROUPS:
+        store.store(group=group, name="checkpoint", node=rest.pop(group, {}), provider="checkpoint")
+    defaults = ["run_schema", {"hydra": "default"}, *({group: "checkpoint"} for group in GROUPS), "_self_"]
+    store.store(name="checkpoint", node={"defaults": defaults, **rest}, provider="checkpoint")
