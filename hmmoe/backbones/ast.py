@@ -1,14 +1,14 @@
 """Audio Spectrogram Transformer of transformers: pre-norm blocks over 16 x 16 patches of a log-mel picture."""
 
 import logging
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import ASTConfig, ASTModel
 
-from hmmoe.backbones.base import Context, Encoder, Half, Pooling
+from hmmoe.backbones.base import Context, Encoder, Half, Pooling, Roles
 from hmmoe.backbones.hf_weights import create, folder_of
 from hmmoe.backbones.weights import read_state
 from hmmoe.errors import ConfigFault
@@ -27,7 +27,7 @@ class AST(Encoder):
     """
 
     prefix = 2
-    roles = {
+    roles: ClassVar[Roles] = {
         "q": ("attention.q_proj", 0, 1),
         "k": ("attention.k_proj", 0, 1),
         "v": ("attention.v_proj", 0, 1),

@@ -14,6 +14,8 @@ from hmmoe.marks import Inserted
 from hmmoe.types import Batch, Features, Site, Stream
 
 Context = dict[str, Tensor | None]
+Roles = Mapping[str, tuple[str, int, int]]
+"""Role -> (module path inside a block, which part, of how many parts fused along the rows)."""
 Pooling = Literal["cls", "mean"]
 
 
@@ -48,8 +50,7 @@ class Encoder(nn.Module, ABC):
     prefix: int = 0
     """Leading tokens that are no patches or words."""
 
-    roles: ClassVar[Mapping[str, tuple[str, int, int]]] = {}
-    """Role -> (module path inside a block, which part, of how many parts are fused along the rows)."""
+    roles: ClassVar[Roles] = {}
 
     def __init__(self, library: nn.Module, *, widths: Sequence[int], stages: Sequence[int], pool: Pooling) -> None:
         super().__init__()

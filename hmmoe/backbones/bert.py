@@ -1,13 +1,13 @@
 """BERT of transformers: post-norm layers, so a delta on the FFN's dense output passes the layer's last LayerNorm."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 from transformers.masking_utils import create_bidirectional_mask
 
-from hmmoe.backbones.base import Context, Encoder, Half, Pooling
+from hmmoe.backbones.base import Context, Encoder, Half, Pooling, Roles
 from hmmoe.backbones.hf_weights import create
 from hmmoe.errors import ConfigFault
 
@@ -22,7 +22,7 @@ class Bert(Encoder):
     """
 
     prefix = 1
-    roles = {
+    roles: ClassVar[Roles] = {
         "q": ("attention.self.query", 0, 1),
         "k": ("attention.self.key", 0, 1),
         "v": ("attention.self.value", 0, 1),

@@ -1,13 +1,13 @@
-"""timm's Swin-V2: residual post-norm, so a delta on the MLP output passes ``norm2`` (the paper's FFN, adapter, norm)."""
+"""timm's Swin-V2: residual post-norm, a delta on the MLP output passes ``norm2`` (the paper's FFN, adapter, norm)."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import timm
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from hmmoe.backbones.base import Context, Encoder, Half
-from hmmoe.backbones.timm_weights import create
+from hmmoe.backbones.base import Context, Encoder, Half, Roles
+from hmmoe.backbones.timm_weights import ROLES, create
 from hmmoe.errors import ConfigFault
 
 
@@ -22,14 +22,7 @@ class TimmSwinV2(Encoder):
         options: further keywords of ``timm.create_model``, such as ``img_size`` and ``window_size``.
     """
 
-    roles = {
-        "q": ("attn.qkv", 0, 3),
-        "k": ("attn.qkv", 1, 3),
-        "v": ("attn.qkv", 2, 3),
-        "o": ("attn.proj", 0, 1),
-        "fc1": ("mlp.fc1", 0, 1),
-        "fc2": ("mlp.fc2", 0, 1),
-    }
+    roles: ClassVar[Roles] = ROLES
 
     def __init__(self, name: str, *, weights: str | None = None, **options: Any) -> None:
         library = create(name, weights, options)

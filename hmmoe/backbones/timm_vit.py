@@ -1,13 +1,13 @@
-"""timm's plain vision transformers (ViT, DeiT, CLIP, SigLIP, DINOv2): pre-norm blocks of ``vision_transformer.Block``."""
+"""timm's plain vision transformers (ViT, DeiT, CLIP, SigLIP, DINOv2): pre-norm blocks."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import timm
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from hmmoe.backbones.base import Context, Encoder, Half, Pooling
-from hmmoe.backbones.timm_weights import create
+from hmmoe.backbones.base import Context, Encoder, Half, Pooling, Roles
+from hmmoe.backbones.timm_weights import ROLES, create
 from hmmoe.errors import ConfigFault
 
 
@@ -21,14 +21,7 @@ class TimmViT(Encoder):
         options: further keywords of ``timm.create_model``, such as ``img_size``.
     """
 
-    roles = {
-        "q": ("attn.qkv", 0, 3),
-        "k": ("attn.qkv", 1, 3),
-        "v": ("attn.qkv", 2, 3),
-        "o": ("attn.proj", 0, 1),
-        "fc1": ("mlp.fc1", 0, 1),
-        "fc2": ("mlp.fc2", 0, 1),
-    }
+    roles: ClassVar[Roles] = ROLES
 
     def __init__(self, name: str, *, weights: str | None = None, pool: Pooling = "cls", **options: Any) -> None:
         library = create(name, weights, options)

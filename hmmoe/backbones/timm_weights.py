@@ -8,8 +8,19 @@ from typing import Any
 import timm
 from torch import nn
 
+from hmmoe.backbones.base import Roles
 from hmmoe.backbones.weights import load_strictly, read_state
 from hmmoe.errors import ConfigFault
+
+ROLES: Roles = {
+    "q": ("attn.qkv", 0, 3),
+    "k": ("attn.qkv", 1, 3),
+    "v": ("attn.qkv", 2, 3),
+    "o": ("attn.proj", 0, 1),
+    "fc1": ("mlp.fc1", 0, 1),
+    "fc2": ("mlp.fc2", 0, 1),
+}
+"""Where timm's blocks with a fused qkv keep their linear layers."""
 
 HEADS = ("head.", "fc_norm.", "head_dist.")
 
