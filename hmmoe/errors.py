@@ -9,7 +9,7 @@ class ConfigError(UserError):
     """A setting that is unknown, of the wrong type, or at odds with another one."""
 
 
-ConfigFault = ConfigError
+ConfigError = ConfigError
 
 
 class DataError(UserError):

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from hmmoe.errors import ConfigFault
+from hmmoe.errors import ConfigError
 from hmmoe.model import AdaptedModel
 from hmmoe.trainable import ROLES, roles
 
@@ -31,9 +31,9 @@ class Recipe:
         decay: Literal["constant", "linear", "cosine"] = "constant",
     ) -> None:
         if set(lr) != set(ROLES):
-            raise ConfigFault(f"optim.lr needs a rate for each of {', '.join(ROLES)}, found {', '.join(lr)}")
+            raise ConfigError(f"optim.lr needs a rate for each of {', '.join(ROLES)}, found {', '.join(lr)}")
         if not 0 <= warmup < 1 or decay not in ("constant", "linear", "cosine"):
-            raise ConfigFault(
+            raise ConfigError(
                 f"optim.warmup must lie in 0..1 and optim.decay be constant, linear or cosine, found {warmup}, {decay}"
             )
         self.optimizer, self.lr, self.warmup, self.decay = optimizer, dict(lr), warmup, decay

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hmmoe.errors import ConfigFault
+from hmmoe.errors import CheckpointError, ConfigError
 from hmmoe.marks import Inserted, Routes
 from hmmoe.model import AdaptedModel
 
@@ -61,13 +61,13 @@ def load_own_state(model: AdaptedModel, state: dict[str, Tensor]) -> None:
     """Load what ``own_state`` gave, every key and shape checked.
 
     Raises:
-        ConfigFault: missing, unexpected or differently shaped tensors.
+        CheckpointError: missing, unexpected or differently shaped tensors.
     """
     own = own_state(model)
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     unlike = sorted(key for key in own.keys() & state.keys() if own[key].shape != state[key].shape)
     if missing or unexpected or unlike:
-        raise ConfigFault(
+        raise CheckpointError(
             f"the checkpoint is of another model: {len(missing)} tensors missing {missing[:2]}, {len(unexpected)} "
             f"unexpected {unexpected[:2]}, {len(unlike)} of another shape {unlike[:2]}; use the config that it was "
             "trained with (eval.py takes it from the checkpoint)"
@@ -97,12 +97,12 @@ def check_live(model: AdaptedModel) -> None:
     a fresh start behind the one zero factor.
 
     Raises:
-        ConfigFault: names what is dead.
+        ConfigError: names what is dead.
     """
     parameters = dict(model.named_parameters())
     dead = [name for name in roles(model) if parameters[name].grad is None]
     if dead:
-        raise ConfigFault(
+        raise ConfigError(
             f"{len(dead)} trainable tensors received no gradient, so they can never learn: {', '.join(dead[:4])}; "
             "choose other targets or sites for this peft method"
         )
@@ -112,7 +112,7 @@ def check_finite(loss: Tensor, step: int) -> None:
     """Stop at a loss that is NaN or infinite.
 
     Raises:
-        ConfigFault: names the step and what to change.
+        ConfigError: names the step and what to change.
     """
     if not torch.isfinite(loss):
-        raise ConfigFault(f"the loss at step {step} is {loss.item()}: lower optim.lr or use precision=32")
+        raise ConfigError(f"the loss at step {step} is {loss.item()}: lower optim.lr or use precision=32")

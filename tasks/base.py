@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
-from hmmoe.errors import ConfigFault
+from hmmoe.errors import CheckpointError
 from hmmoe.losses.balance import load_balance
 from hmmoe.model import AdaptedModel
 from hmmoe.optim import Recipe
@@ -149,10 +149,10 @@ class Task(L.LightningModule, ABC):
         """Refuse another backbone and another method's weights; Lightning's own load is not strict here.
 
         Raises:
-            ConfigFault: what does not fit.
+            CheckpointError: what does not fit.
         """
         if checkpoint["fingerprint"] != self.model.fingerprint:
-            raise ConfigFault(
+            raise CheckpointError(
                 f"the checkpoint was trained on another backbone: fingerprint {checkpoint['fingerprint'][:12]}, this "
                 f"one has {self.model.fingerprint[:12]}; set the backbone's `weights` to the file used in training"
             )

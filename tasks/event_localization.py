@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from hmmoe.errors import ConfigFault
+from hmmoe.errors import ConfigError
 from hmmoe.losses.segments import bce_softmax
 from hmmoe.types import Batch, ModelOutput
 from tasks.base import Task
@@ -26,7 +26,7 @@ class EventLocalization(Task):
         self, *args: Any, classes: int, loss: Literal["cross_entropy", "bce_softmax"] = "cross_entropy", **kwargs: Any
     ) -> None:
         if loss not in ("cross_entropy", "bce_softmax"):
-            raise ConfigFault(f"task.loss must be cross_entropy or bce_softmax, not {loss!r}")
+            raise ConfigError(f"task.loss must be cross_entropy or bce_softmax, not {loss!r}")
         self.classes, self.loss = classes, loss
         super().__init__(*args, **kwargs)
 

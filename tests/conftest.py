@@ -9,8 +9,8 @@ from jaxtyping import install_import_hook
 
 install_import_hook("hmmoe", "beartype.beartype")
 
-import pytest
-import torch
+import pytest  # noqa: E402 - after the hook, which must see every import of hmmoe
+import torch  # noqa: E402
 
 torch.set_num_threads(1)
 

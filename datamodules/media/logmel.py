@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hmmoe.errors import ConfigFault
+from hmmoe.errors import ConfigError
 
 FLOOR = torch.finfo(torch.float32).eps
 PRE_EMPHASIS = 0.97
@@ -58,7 +58,7 @@ class LogMel:
     ) -> None:
         self.window, self.shift = int(sample_rate * window_ms / 1000), int(sample_rate * shift_ms / 1000)
         if min(self.window, self.shift, mels, frames) < 1 or std <= 0:
-            raise ConfigFault(
+            raise ConfigError(
                 "backbone.inputs.audio: expected positive mels, frames and std, and a window and shift of at least one "
                 f"sample; found mels={mels}, frames={frames}, std={std}, window_ms={window_ms}, shift_ms={shift_ms}"
             )

@@ -11,7 +11,7 @@ from transformers import ASTConfig, ASTModel
 from hmmoe.backbones.base import Context, Encoder, Half, Pooling, Roles
 from hmmoe.backbones.hf_weights import create, folder_of
 from hmmoe.backbones.weights import read_state
-from hmmoe.errors import ConfigFault
+from hmmoe.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class AST(Encoder):
 def _resize_positions(library: ASTModel, folder: str, unfit: list[str]) -> None:
     """Interpolate the stored (mel x time) grid of position embeddings to this model's clip length."""
     if any(not key.endswith("embeddings.position_embeddings") for key in unfit):
-        raise ConfigFault(f"{folder} and the requested sizes differ in {unfit[:3]}: correct the backbone's options")
+        raise ConfigError(f"{folder} and the requested sizes differ in {unfit[:3]}: correct the backbone's options")
     state = read_state(f"{folder}/model.safetensors")
     (stored,) = (value.float() for key, value in state.items() if key.endswith("embeddings.position_embeddings"))
     rows, columns = library.embeddings.get_shape(library.config)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from hmmoe.errors import ConfigFault
+from hmmoe.errors import ConfigError
 from hmmoe.marks import Inserted
 from hmmoe.types import Batch, Features, Site, Stream
 
@@ -55,9 +55,9 @@ class Encoder(nn.Module, ABC):
     def __init__(self, library: nn.Module, *, widths: Sequence[int], stages: Sequence[int], pool: Pooling) -> None:
         super().__init__()
         if sum(stages) != len(widths):
-            raise ConfigFault(f"stages {tuple(stages)} must add up to the {len(widths)} blocks that have widths")
+            raise ConfigError(f"stages {tuple(stages)} must add up to the {len(widths)} blocks that have widths")
         if pool == "cls" and self.prefix == 0:
-            raise ConfigFault(f"{type(self).__name__} has no class token: set pool: mean")
+            raise ConfigError(f"{type(self).__name__} has no class token: set pool: mean")
         self.library = library
         self.widths = tuple(widths)
         self.stages = tuple(stages)
@@ -95,7 +95,7 @@ class Encoder(nn.Module, ABC):
     def linears(self, role: str) -> list[LinearPart]:
         """The linear layers that play ``role`` (q, k, v, o, fc1, fc2), one per block, named from this encoder."""
         if role not in self.roles:
-            raise ConfigFault(f"role {role!r} is unknown to {type(self).__name__}: choose from {sorted(self.roles)}")
+            raise ConfigError(f"role {role!r} is unknown to {type(self).__name__}: choose from {sorted(self.roles)}")
         path, part, parts = self.roles[role]
         names = {module: name for name, module in self.named_modules()}
         found = []

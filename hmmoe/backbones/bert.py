@@ -9,7 +9,7 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from hmmoe.backbones.base import Context, Encoder, Half, Pooling, Roles
 from hmmoe.backbones.hf_weights import create
-from hmmoe.errors import ConfigFault
+from hmmoe.errors import ConfigError
 
 
 class Bert(Encoder):
@@ -34,7 +34,7 @@ class Bert(Encoder):
     def __init__(self, *, weights: str | None = None, pool: Pooling = "cls", **options: Any) -> None:
         library, unfit = create(BertModel, BertConfig, weights, options, add_pooling_layer=False)
         if unfit:
-            raise ConfigFault(
+            raise ConfigError(
                 f"{weights} and the requested sizes differ in {unfit[:3]}: correct the backbone's options"
             )
         depth = len(library.encoder.layer)

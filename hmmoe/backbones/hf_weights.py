@@ -8,13 +8,13 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from hmmoe.assets import locate
-from hmmoe.errors import ConfigFault, WeightsMissing
+from hmmoe.errors import ConfigError, WeightsMissing
 
 HUB = "hub:"
 
 
 def folder_of(weights: str) -> str:
-    """The folder that ``weights`` names ("mini:bert" lies in the package); "hub:owner/name" is fetched (or found in the hub's cache) and nothing else is.
+    """The folder that ``weights`` names: a path, "mini:bert" in the package, "hub:owner/name" fetched or in the cache.
 
     Raises:
         WeightsMissing: no such folder, or one without config.json.
@@ -49,7 +49,7 @@ def create(
         build: further keywords of the model's constructor.
 
     Raises:
-        ConfigFault: the checkpoint lacks weights of this model.
+        ConfigError: the checkpoint lacks weights of this model.
         WeightsMissing: no such folder.
     """
     if weights is None:
@@ -66,7 +66,7 @@ def create(
     )
     missing = sorted(info["missing_keys"])
     if missing:
-        raise ConfigFault(
+        raise ConfigError(
             f"{weights} does not hold a {kind.__name__}: {len(missing)} missing ({', '.join(missing[:3])}), "
             f"{len(info['unexpected_keys'])} unexpected ({', '.join(sorted(info['unexpected_keys'])[:3])}); "
             "correct the backbone's `weights`"

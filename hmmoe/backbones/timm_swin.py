@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hmmoe.backbones.base import Context, Encoder, Half, Roles
 from hmmoe.backbones.timm_weights import ROLES, create
-from hmmoe.errors import ConfigFault
+from hmmoe.errors import ConfigError
 
 
 class TimmSwinV2(Encoder):
@@ -27,7 +27,7 @@ class TimmSwinV2(Encoder):
     def __init__(self, name: str, *, weights: str | None = None, **options: Any) -> None:
         library = create(name, weights, options)
         if not isinstance(library, timm.models.swin_transformer_v2.SwinTransformerV2):
-            raise ConfigFault(f"{name} is a {type(library).__name__}, which another family file opens")
+            raise ConfigError(f"{name} is a {type(library).__name__}, which another family file opens")
         stages = [len(layer.blocks) for layer in library.layers]
         widths = [block.dim for layer in library.layers for block in layer.blocks]
         super().__init__(library, widths=widths, stages=stages, pool="mean")

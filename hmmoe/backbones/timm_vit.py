@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hmmoe.backbones.base import Context, Encoder, Half, Pooling, Roles
 from hmmoe.backbones.timm_weights import ROLES, create
-from hmmoe.errors import ConfigFault
+from hmmoe.errors import ConfigError
 
 
 class TimmViT(Encoder):
@@ -26,7 +26,7 @@ class TimmViT(Encoder):
     def __init__(self, name: str, *, weights: str | None = None, pool: Pooling = "cls", **options: Any) -> None:
         library = create(name, weights, options)
         if not isinstance(library, timm.models.vision_transformer.VisionTransformer):
-            raise ConfigFault(f"{name} is a {type(library).__name__}, which another family file opens")
+            raise ConfigError(f"{name} is a {type(library).__name__}, which another family file opens")
         self.prefix = library.num_prefix_tokens
         depth = len(library.blocks)
         super().__init__(library, widths=[library.embed_dim] * depth, stages=[depth], pool=pool)

@@ -10,7 +10,7 @@ from torch import nn
 
 from hmmoe.backbones.base import Roles
 from hmmoe.backbones.weights import load_strictly, read_state
-from hmmoe.errors import ConfigFault
+from hmmoe.errors import ConfigError
 
 ROLES: Roles = {
     "q": ("attn.qkv", 0, 3),
@@ -35,12 +35,12 @@ def create(name: str, weights: str | None, options: dict[str, Any]) -> nn.Module
         options: further keywords of ``timm.create_model``.
 
     Raises:
-        ConfigFault: unknown name, or a file that does not fit.
+        ConfigError: unknown name, or a file that does not fit.
         WeightsMissing: no such file.
     """
     if not timm.is_model(name):
         close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
-        raise ConfigFault(f"timm has no model {name!r}; near it: {', '.join(close) or 'nothing'}")
+        raise ConfigError(f"timm has no model {name!r}; near it: {', '.join(close) or 'nothing'}")
     model = timm.create_model(name, pretrained=weights == "hub", num_classes=0, **options)
     if weights is None or weights == "hub":
         return model

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hmmoe.backbones.base import Backbone, Context, Encoder, Half, LinearPart
-from hmmoe.errors import ConfigFault
+from hmmoe.errors import ConfigError
 from hmmoe.types import Batch, Features, Site, Stream
 
 
@@ -53,7 +53,7 @@ class Towers(Backbone):
         inputs: what each modality's input must look like (size, mels, frames, length, ...); checked on every batch.
 
     Raises:
-        ConfigFault: unequal schedules, unknown modality, or a batch that breaks ``inputs``.
+        ConfigError: unequal schedules, unknown modality, or a batch that breaks ``inputs``.
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class Towers(Backbone):
     ) -> None:
         super().__init__()
         if meet not in ("segment", "sample"):
-            raise ConfigFault(f"backbone.meet must be segment or sample, not {meet!r}")
+            raise ConfigError(f"backbone.meet must be segment or sample, not {meet!r}")
         self.towers = nn.ModuleDict(dict(towers))
         self.owner = {name: name for name in towers} | dict(shared or {})
         unknown = set(self.owner.values()) - set(towers)
         if unknown:
-            raise ConfigFault(f"backbone.shared names {sorted(unknown)}, but the towers are {sorted(towers)}")
+            raise ConfigError(f"backbone.shared names {sorted(unknown)}, but the towers are {sorted(towers)}")
         self.modalities = tuple(self.owner)
         self.meet = meet
         self.inputs = {name: dict(spec) for name, spec in (inputs or {}).items()}
@@ -90,14 +90,14 @@ class Towers(Backbone):
 
     def _check(self, schedule: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
         if set(schedule) != set(self.modalities) or len({len(blocks) for blocks in schedule.values()}) != 1:
-            raise ConfigFault(
+            raise ConfigError(
                 f"backbone.schedule needs one list of equal length for each of {self.modalities}, found "
                 f"{ {name: len(blocks) for name, blocks in schedule.items()} }"
             )
         for name, blocks in schedule.items():
             depth = len(self.tower(name).widths)
             if list(blocks) != sorted(set(blocks)) or not all(0 <= k < depth for k in blocks):
-                raise ConfigFault(f"backbone.schedule.{name} must rise within 0..{depth - 1}, found {list(blocks)}")
+                raise ConfigError(f"backbone.schedule.{name} must rise within 0..{depth - 1}, found {list(blocks)}")
         return {name: list(blocks) for name, blocks in schedule.items()}
 
     def embed(self, batch: Batch) -> dict[str, TowerState]:
@@ -105,14 +105,14 @@ class Towers(Backbone):
         state = {m: self._embed_one(m, batch) for m in self.modalities}
         counts = {m: tower.segments for m, tower in state.items()}
         if self.meet == "segment" and len(set(counts.values())) > 1:
-            raise ConfigFault(
+            raise ConfigError(
                 f"backbone.meet=segment pairs equal numbers of segments, found {counts}: set meet: sample"
             )
         return state
 
     def _embed_one(self, modality: str, batch: Batch) -> TowerState:
         if modality not in batch:
-            raise ConfigFault(
+            raise ConfigError(
                 f"the backbone reads {self.modalities}, but the batch has only {sorted(batch)}: the data set must "
                 f"deliver {modality!r} (a missing one as zeros with keep False)"
             )
@@ -136,7 +136,7 @@ class Towers(Backbone):
         else:
             expected, found = (spec.get("size"), spec.get("size")), tuple(value.shape[-2:])
         if any(want is not None and want != have for want, have in zip(expected, found, strict=True)):
-            raise ConfigFault(
+            raise ConfigError(
                 f"backbone.inputs.{modality} asks for {spec}, but the batch holds {found}: let the data read its sizes "
                 "from the backbone (data.inputs: ${backbone.inputs})"
             )

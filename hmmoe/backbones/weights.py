@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hmmoe.assets import locate
-from hmmoe.errors import ConfigFault, WeightsMissing
+from hmmoe.errors import ConfigError, WeightsMissing
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 
     Raises:
         WeightsMissing: no such file.
-        ConfigFault: the file holds no mapping of tensors.
+        ConfigError: the file holds no mapping of tensors.
     """
     path = Path(locate(str(path)))
     if not path.is_file():
@@ -34,7 +34,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
             loaded = loaded[key]
     tensors = {k: v for k, v in loaded.items() if isinstance(v, Tensor)} if isinstance(loaded, Mapping) else {}
     if not tensors:
-        raise ConfigFault(f"{path} holds no tensors by name: expected a state dict")
+        raise ConfigError(f"{path} holds no tensors by name: expected a state dict")
     return tensors
 
 
@@ -50,7 +50,7 @@ def load_strictly(
         unused: prefixes of checkpoint keys that this model has no place for (a classifier).
 
     Raises:
-        ConfigFault: missing, unexpected or differently shaped keys, the first of each named.
+        ConfigError: missing, unexpected or differently shaped keys, the first of each named.
     """
     state = {key: value for key, value in state.items() if not key.startswith(unused)} if unused else dict(state)
     own = library.state_dict()
@@ -65,7 +65,7 @@ def load_strictly(
     }
     if any(faults.values()):
         report = "; ".join(f"{len(keys)} {what}: {', '.join(keys[:3])}" for what, keys in faults.items() if keys)
-        raise ConfigFault(
+        raise ConfigError(
             f"{source} does not fit {type(library).__name__} ({report}): correct the backbone's `weights`"
         )
     library.load_state_dict(state)

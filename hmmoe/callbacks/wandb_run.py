@@ -27,7 +27,7 @@ def wandb_logger(
         _check_online()
     folder = Path(run_dir)
     record = json.loads((folder / "run.json").read_text()) if (folder / "run.json").is_file() else {}
-    return WandbLogger(
+    logger = WandbLogger(
         name=folder.name,
         save_dir=run_dir,
         offline=not online,
@@ -38,6 +38,9 @@ def wandb_logger(
         resume="allow" if online else None,
         settings=wandb.Settings(console="off", silent=True, init_timeout=60),
     )
+    # Lightning hands on an argument that wandb has withdrawn, which costs a warning in every run.
+    logger._wandb_init.pop("anonymous", None)
+    return logger
 
 
 def _check_online() -> None:

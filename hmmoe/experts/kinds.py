@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hmmoe.errors import ConfigFault
+from hmmoe.errors import ConfigError
 
 Scale = Float[Tensor, "S E D"] | None
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
@@ -28,7 +28,7 @@ class Single(nn.Module):
     def __init__(self, act: str = "relu") -> None:
         super().__init__()
         if act not in ACTIVATIONS:
-            raise ConfigFault(f"peft.act must be one of {', '.join(ACTIVATIONS)}, not {act!r}")
+            raise ConfigError(f"peft.act must be one of {', '.join(ACTIVATIONS)}, not {act!r}")
         self.act = ACTIVATIONS[act]
 
     def forward(self, z: Float[Tensor, "S N E R"], context: None, keep: None) -> tuple[Float[Tensor, "S N E R"], Scale]:
@@ -54,7 +54,7 @@ class CrossAttention(nn.Module):
     def __init__(self, experts: int, rank: int, *, heads: int = 1) -> None:
         super().__init__()
         if heads < 1 or rank % heads:
-            raise ConfigFault(f"peft.heads={heads} must divide the rank {rank} of the cross experts")
+            raise ConfigError(f"peft.heads={heads} must divide the rank {rank} of the cross experts")
         self.heads = heads
         bound = rank**-0.5
         self.q = nn.Parameter(torch.empty(experts, rank, rank).uniform_(-bound, bound))
@@ -111,7 +111,7 @@ class ChannelAttention(nn.Module):
     def __init__(self, experts: int, rank: int, *, width: int, space: Literal["rank", "full"] = "rank") -> None:
         super().__init__()
         if space not in ("rank", "full"):
-            raise ConfigFault(f"peft.gate_space must be rank or full, not {space!r}")
+            raise ConfigError(f"peft.gate_space must be rank or full, not {space!r}")
         self.space = space
         out, bound = (rank if space == "rank" else width), rank**-0.5
         self.gate = nn.Parameter(torch.empty(experts, rank, out).uniform_(-bound, bound))

@@ -45,7 +45,7 @@ def _mix(
 def _scaled(
     bank: ExpertBank, m: str, columns: list[Tensor], biases: list[Tensor], scaled: list[Tensor | None]
 ) -> Float[Tensor, "S N D"]:
-    """Channel experts that scale at width D: their up-projection differs by row, so it is scaled instead of the output."""
+    """Channel experts that scale at width D: the scale differs by row, so it goes into the up-projection."""
     ups = bank.up[m].split([part.shape[-1] for part in columns + biases], -1)
     plain = [i for i, scale in enumerate(scaled) if scale is None]
     pick = [*plain, *(len(columns) + i for i in plain)]

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hmmoe.errors import ConfigFault
+from hmmoe.errors import ConfigError
 from hmmoe.experts.kinds import ACTIVATIONS
 from hmmoe.types import Features
 
@@ -40,7 +40,7 @@ class FusionHead(nn.Module):
     ) -> None:
         super().__init__()
         if level not in ("segment", "sample"):
-            raise ConfigFault(f"task.head.level must be segment or sample, not {level!r}")
+            raise ConfigError(f"task.head.level must be segment or sample, not {level!r}")
         self.level = level
         self.modalities = tuple(widths)
         self.norms = nn.ModuleDict({m: nn.LayerNorm(d) if norm else nn.Identity() for m, d in widths.items()})

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from hmmoe.errors import ConfigFault
+from hmmoe.errors import ConfigError
 from hmmoe.types import Adapted, Site, Stream
 
 
@@ -35,16 +35,16 @@ def chosen(sites: Sequence[Site], pick: str | Sequence[int]) -> frozenset[int]:
     """Site indices from "all", [first, last] as "2-5", or a list.
 
     Raises:
-        ConfigFault: a site that does not exist.
+        ConfigError: a site that does not exist.
     """
     if pick == "all":
         return frozenset(range(len(sites)))
     if isinstance(pick, str):
         first, _, last = pick.partition("-")
         if not (first.isdigit() and last.isdigit()):
-            raise ConfigFault(f'peft.at must be all, a range like "2-5" or a list of indices, not {pick!r}')
+            raise ConfigError(f'peft.at must be all, a range like "2-5" or a list of indices, not {pick!r}')
         pick = range(int(first), int(last) + 1)
     picked = frozenset(pick)
     if not picked or not picked <= frozenset(range(len(sites))):
-        raise ConfigFault(f"peft.at={sorted(picked)}: the backbone has sites 0..{len(sites) - 1}")
+        raise ConfigError(f"peft.at={sorted(picked)}: the backbone has sites 0..{len(sites) - 1}")
     return picked

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hmmoe.errors import ConfigFault
+from hmmoe.errors import ConfigError
 from hmmoe.experts.kinds import ACTIVATIONS
 from hmmoe.peft.base import Peft, chosen
 from hmmoe.types import Adapted, Site, Stream
@@ -56,9 +56,9 @@ class SeriesAdapter(Peft):
     ) -> None:
         super().__init__(sites)
         if rank < 1:
-            raise ConfigFault(f"peft.rank must be at least 1, found {rank}: peft.rank=32")
+            raise ConfigError(f"peft.rank must be at least 1, found {rank}: peft.rank=32")
         if act not in ACTIVATIONS:
-            raise ConfigFault(f"peft.act must be one of {', '.join(ACTIVATIONS)}, not {act!r}")
+            raise ConfigError(f"peft.act must be one of {', '.join(ACTIVATIONS)}, not {act!r}")
         self.scale = scale
         self.adapters = nn.ModuleDict(
             {

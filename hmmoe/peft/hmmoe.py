@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from hmmoe.errors import ConfigFault
+from hmmoe.errors import ConfigError
 from hmmoe.experts.bank import KINDS, ExpertBank, Plan
 from hmmoe.experts.loop import loop
 from hmmoe.experts.wide import wide
@@ -43,7 +43,7 @@ class HMMoE(Peft):
         balance_weight: see ``Peft``.
 
     Raises:
-        ConfigFault: a setting that cannot work, with the key to change.
+        ConfigError: a setting that cannot work, with the key to change.
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class HMMoE(Peft):
     ) -> None:
         super().__init__(sites, balance_weight=balance_weight)
         if placement not in ("ffn_out", "parallel_ffn") or reads not in ("ffn", "hidden"):
-            raise ConfigFault(
+            raise ConfigError(
                 f"peft.placement must be ffn_out or parallel_ffn and peft.reads ffn or hidden, not {placement}, {reads}"
             )
         if executor not in EXECUTORS:
-            raise ConfigFault(f"peft.executor must be one of {', '.join(EXECUTORS)}, not {executor!r}")
+            raise ConfigError(f"peft.executor must be one of {', '.join(EXECUTORS)}, not {executor!r}")
         self.placement, self.reads, self.execute = placement, reads, EXECUTORS[executor]
         plans, kept = _plans(groups, rank, experts_per_group, k)
         self.banks, self.routers = nn.ModuleDict(), nn.ModuleDict()
@@ -80,7 +80,7 @@ class HMMoE(Peft):
             site = sites[index]
             bank = ExpertBank(site.widths, plans, act=act, heads=heads, gate_space=gate_space)
             if not all(bank.groups.values()):
-                raise ConfigFault(
+                raise ConfigError(
                     f"peft.groups={sorted(plans)} leaves nothing for {sorted(site.widths)}: cross and channel experts "
                     "need a second modality, so add single to peft.groups"
                 )
@@ -139,5 +139,5 @@ def _plans(
     if not groups:
         faults.append("peft.groups is empty: name at least one of single, cross, channel")
     if faults:
-        raise ConfigFault("; ".join(faults))
+        raise ConfigError("; ".join(faults))
     return plans, kept

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from hmmoe.errors import ConfigFault
+from hmmoe.errors import ConfigError
 from hmmoe.marks import Inserted
 from hmmoe.peft.base import Peft
 from hmmoe.types import Site
@@ -58,7 +58,7 @@ class LoRA(Peft):
         freeze_a: LoRA-FA.
 
     Raises:
-        ConfigFault: rank below 1, no or unknown targets.
+        ConfigError: rank below 1, no or unknown targets.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class LoRA(Peft):
     ) -> None:
         super().__init__(sites)
         if rank < 1 or not targets:
-            raise ConfigFault(
+            raise ConfigError(
                 f"peft.rank must be at least 1 and peft.targets name a role (q, k, v, o, fc1, fc2), found {rank}, "
                 f"{list(targets)}"
             )

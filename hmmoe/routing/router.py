@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hmmoe.errors import ConfigFault
+from hmmoe.errors import ConfigError
 from hmmoe.marks import Routes
 from hmmoe.routing.inputs import Granularity, masked_mean, pool_rows, spread
 from hmmoe.routing.selectors import top_k
@@ -58,11 +58,11 @@ class Router(Routes):
     ) -> None:
         super().__init__()
         if mode not in ("two_level", "flat", "fixed", "uniform", "random"):
-            raise ConfigFault(f"peft.routing must be two_level, flat, fixed, uniform or random, not {mode!r}")
+            raise ConfigError(f"peft.routing must be two_level, flat, fixed, uniform or random, not {mode!r}")
         if granularity not in ("token", "segment", "sample"):
-            raise ConfigFault(f"peft.granularity must be token, segment or sample, not {granularity!r}")
+            raise ConfigError(f"peft.granularity must be token, segment or sample, not {granularity!r}")
         if renormalize and any(kept == 1 and size > 1 for kept, size in zip(k, sizes, strict=True)):
-            raise ConfigFault(
+            raise ConfigError(
                 "peft.renormalize with k = 1 makes the kept weight a constant 1, so the router would get no gradient: "
                 "set peft.k=2 or peft.renormalize=false"
             )

@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hmmoe.errors import UserError
 from hmmoe.runtime import restore, schema
+from hmmoe.runtime.signatures import signature
 
 Job = Callable[[DictConfig], float | None]
 
@@ -98,6 +99,9 @@ def explain(error: Exception) -> str:
     name = key.rpartition(".")[2]
     if name in siblings or not siblings:
         return f"{key}: {_shorten(str(culprit))}{_place(error)}"
+    takes = signature(str(culprit.parent_node.get("_target_", "")))
+    if takes is not None and name in takes.parameters:
+        return f"{key} is not in the configuration yet: add it by +{key}=..."
     return f"there is no setting {key!r}{_place(error)}. {_meant(name, siblings, key.rpartition('.')[0])}"
 
 

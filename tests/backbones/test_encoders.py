@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from hmmoe.backbones.bert import Bert
 from hmmoe.backbones.timm_vit import TimmViT
 from hmmoe.backbones.towers import perturb
-from hmmoe.errors import ConfigFault, WeightsMissing
+from hmmoe.errors import ConfigError, WeightsMissing
 from tests import small
 
 KEEP = torch.arange(8) < torch.tensor([8, 5])[:, None]
@@ -71,7 +71,7 @@ def test_linears_exist_for_every_role(family, role):
 
 
 def test_unknown_role_lists_the_known():
-    with pytest.raises(ConfigFault, match=r"'key' is unknown.*\['fc1', 'fc2', 'k'"):
+    with pytest.raises(ConfigError, match=r"'key' is unknown.*\['fc1', 'fc2', 'k'"):
         small.vit().linears("key")
 
 
@@ -92,11 +92,11 @@ def test_local_timm_weights_load_and_wrong_ones_are_named(tmp_path):
         torch.testing.assert_close(tensor, state[name].float())
     del state["norm.weight"]
     save_file(state, tmp_path / "partial.safetensors")
-    with pytest.raises(ConfigFault, match=r"1 missing: norm\.weight"):
+    with pytest.raises(ConfigError, match=r"1 missing: norm\.weight"):
         small.vit(weights=str(tmp_path / "partial.safetensors"))
     with pytest.raises(WeightsMissing, match="no weights at"):
         small.vit(weights=str(tmp_path / "absent.safetensors"))
-    with pytest.raises(ConfigFault, match=r"timm has no model 'vit_tinny'"):
+    with pytest.raises(ConfigError, match=r"timm has no model 'vit_tinny'"):
         TimmViT("vit_tinny")
 
 
@@ -122,7 +122,7 @@ def test_bert_from_a_folder_and_from_a_wrong_one(tmp_path):
     loaded = Bert(weights=str(tmp_path / "bert"))
     torch.testing.assert_close(loaded.library.state_dict(), source.library.state_dict())
     small.ast().library.save_pretrained(tmp_path / "ast")
-    with pytest.raises((ConfigFault, ValueError), match=r"missing|model_type|audio"):
+    with pytest.raises((ConfigError, ValueError), match=r"missing|model_type|audio"):
         Bert(weights=str(tmp_path / "ast"))
     with pytest.raises(WeightsMissing, match=r"no config\.json"):
         Bert(weights=str(tmp_path / "nothing"))

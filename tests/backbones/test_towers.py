@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hmmoe.backbones.towers import Towers, meeting_blocks, perturb
-from hmmoe.errors import ConfigFault
+from hmmoe.errors import ConfigError
 from hmmoe.peft.policies import LinearProbe
 from tests import small
 
@@ -106,18 +106,18 @@ def test_a_missing_modality_is_no_crash_and_no_influence():
     ],
 )
 def test_wrong_settings_are_named(change, message, unchecked):
-    with pytest.raises(ConfigFault, match=message):
+    with pytest.raises(ConfigError, match=message):
         small.towers("vision", "text", **change)
 
 
 def test_a_batch_of_the_wrong_size_or_without_a_modality_is_named():
     backbone = small.towers("vision", "text", inputs={"vision": {"size": 48}})
-    with pytest.raises(ConfigFault, match=r"inputs\.vision asks for .*48.*\(32, 32\)"):
+    with pytest.raises(ConfigError, match=r"inputs\.vision asks for .*48.*\(32, 32\)"):
         backbone.embed(small.batch("vision", "text"))
-    with pytest.raises(ConfigFault, match="must deliver 'text'"):
+    with pytest.raises(ConfigError, match="must deliver 'text'"):
         small.towers("vision", "text").embed(small.batch("vision"))
     mixed = small.batch("vision", segments=3) | small.batch("audio", segments=2)
-    with pytest.raises(ConfigFault, match="equal numbers of segments"):
+    with pytest.raises(ConfigError, match="equal numbers of segments"):
         small.towers("vision", "audio", meet="segment").embed(mixed)
 
 

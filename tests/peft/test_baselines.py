@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hmmoe.backbones.towers import Towers, perturb
-from hmmoe.errors import ConfigFault
+from hmmoe.errors import CheckpointError, ConfigError
 from hmmoe.model import AdaptedModel
 from hmmoe.peft.bottleneck import ParallelAdapter, SeriesAdapter
 from hmmoe.peft.lora import LoRA
@@ -65,7 +65,7 @@ def test_own_state_brings_the_same_numbers_back(name):
     torch.testing.assert_close(other(batch).logits, model(batch).logits, rtol=0, atol=0)
     if name != "full":
         assert not any(k.startswith("backbone.towers.vision.library.patch_embed") for k in state)
-    with pytest.raises(ConfigFault, match=r"checkpoint is of another model: 1 tensors missing"):
+    with pytest.raises(CheckpointError, match=r"checkpoint is of another model: 1 tensors missing"):
         load_own_state(other, {k: v for k, v in list(state.items())[1:]})
 
 
@@ -134,7 +134,7 @@ def test_a_dead_tensor_is_named():
     model = small.model("vision", peft=METHODS["lora"])
     model.head.spare = torch.nn.Linear(2, 2)
     model(small.batch("vision")).logits.sum().backward()
-    with pytest.raises(ConfigFault, match=r"2 trainable tensors received no gradient.*head\.spare\.weight"):
+    with pytest.raises(ConfigError, match=r"2 trainable tensors received no gradient.*head\.spare\.weight"):
         check_live(model)
 
 
@@ -149,7 +149,7 @@ def test_a_dead_tensor_is_named():
     ],
 )
 def test_settings_that_cannot_work(method, message):
-    with pytest.raises(ConfigFault, match=message):
+    with pytest.raises(ConfigError, match=message):
         small.model("vision", peft=method)
 
 

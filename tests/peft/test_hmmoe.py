@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from hmmoe.errors import ConfigFault
+from hmmoe.errors import ConfigError
 from hmmoe.experts.bank import ExpertBank, Plan
 from hmmoe.peft.hmmoe import HMMoE
 from hmmoe.trainable import counts
@@ -152,7 +152,7 @@ def test_the_router_learns_at_k_1_after_the_first_step():
 
 
 def test_renormalized_top_1_is_refused():
-    with pytest.raises(ConfigFault, match=r"renormalize with k = 1.*set peft\.k=2"):
+    with pytest.raises(ConfigError, match=r"renormalize with k = 1.*set peft\.k=2"):
         build(site(vision=10, text=16), k=1, renormalize=True)
 
 
@@ -250,12 +250,12 @@ def test_growth_is_linear_in_modalities_per_stream():
     ids=str,
 )
 def test_settings_that_cannot_work(options, message, unchecked):
-    with pytest.raises(ConfigFault, match=message):
+    with pytest.raises(ConfigError, match=message):
         small.hmmoe(**options)([site(vision=8, text=8)])
 
 
 def test_cross_alone_needs_a_second_modality():
-    with pytest.raises(ConfigFault, match="need a second modality"):
+    with pytest.raises(ConfigError, match="need a second modality"):
         small.hmmoe(groups={"cross": {}})([site(vision=8)])
 
 
