@@ -8,7 +8,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import lightning as L
 import numpy as np
@@ -29,6 +29,7 @@ class Split(NamedTuple):
     role: Literal["train", "validation", "test"]
 
 
+@runtime_checkable
 class Miniature(Protocol):
     """Writes a small generated dataset in the real layout at ``root``; does nothing where it is up to date."""
 
@@ -199,6 +200,8 @@ class DataModule(L.LightningDataModule, ABC):
             rank=trainer.global_rank if trainer else 0,
             world=trainer.world_size if trainer else 1,
         )
+        # Workers draw as soon as they start, and on a resume that is before Lightning announces the epoch.
+        batches.set_epoch(trainer.current_epoch if trainer else 0)
         return DataLoader(
             examples,
             batch_size=None,

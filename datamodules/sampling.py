@@ -4,11 +4,11 @@ Nothing is remembered between epochs, so a resumed run draws what the unbroken r
 with batches of B draw together what one process with batches of B*W draws.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from typing import NamedTuple
 
 import numpy as np
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import DistributedSampler
 
 from hmmoe.errors import ConfigError
 
@@ -42,7 +42,7 @@ class Batches(DistributedSampler):
     """
 
     def __init__(
-        self, dataset: Dataset, batch_size: int, *, training: bool, seed: int, rank: int = 0, world: int = 1
+        self, dataset: Sized, batch_size: int, *, training: bool, seed: int, rank: int = 0, world: int = 1
     ) -> None:
         super().__init__(dataset, num_replicas=world, rank=rank, shuffle=training, seed=seed)
         self.batch_size, self.training, self.count = batch_size, training, len(dataset)
