@@ -135,10 +135,12 @@ class DataModule(L.LightningDataModule, ABC):
         return self._examples[split]
 
     def prepare_data(self) -> None:
-        """Write the miniature if it is the one asked for; then check that the dataset is there."""
+        """Write the miniature if it is the one asked for; then read all annotations, so that faults show early."""
         if self.miniature is not None and self.root.resolve() == Path(self.miniature.root).resolve():
             self.miniature.write()
         self.check()
+        for split in self.splits:
+            self.examples(split.name)
 
     def setup(self, stage: str) -> None:
         """Check again: on another node the files may lack."""

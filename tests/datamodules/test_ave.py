@@ -124,6 +124,13 @@ def test_a_broken_row_is_named(tmp_path: Path, row: str, message: str):
     assert str(path) in str(caught.value)
 
 
+def test_a_broken_row_shows_before_training(ave_root: Path, tmp_path: Path):
+    shutil.copytree(ave_root, tmp_path / "copy")
+    (tmp_path / "copy" / "testSet.txt").write_text("Banjo&wholewhole0&good&2\n")
+    with pytest.raises(DataBroken, match=r"testSet\.txt, row 1"):
+        ave(tmp_path / "copy").prepare_data()
+
+
 def test_a_split_of_another_release_is_refused(ave_root: Path, tmp_path: Path):
     shutil.copytree(ave_root, tmp_path / "copy")
     (tmp_path / "copy" / "valSet.txt").write_text("Banjo&wholewhole0&good&2&6\n")
