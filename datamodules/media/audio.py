@@ -6,7 +6,7 @@ import av
 import numpy as np
 from jaxtyping import Float32
 
-from datamodules.media.container import opened
+from datamodules.media.container import check_whole, opened
 
 
 def read_sound(path: str | Path, sample_rate: int) -> Float32[np.ndarray, " samples"] | None:
@@ -16,17 +16,20 @@ def read_sound(path: str | Path, sample_rate: int) -> Float32[np.ndarray, " samp
 
     Raises:
         DataMissing: no such file.
-        DataBroken: empty or damaged.
+        DataBroken: empty, damaged, or shorter than it declares.
     """
     resampler = av.AudioResampler(format="fltp", layout="mono", rate=sample_rate)
     pieces: list[np.ndarray] = []
     with opened(path) as container:
         if not container.streams.audio:
             return None
-        for frame in container.decode(container.streams.audio[0]):
+        stream, end = container.streams.audio[0], 0.0
+        for frame in container.decode(stream):
+            end += frame.samples / frame.sample_rate
             if not pieces and (frame.time or 0.0) > 0:
                 pieces.append(np.zeros(round(frame.time * sample_rate), np.float32))
             pieces += [piece.to_ndarray()[0] for piece in resampler.resample(frame)]
+        check_whole(path, stream, end)
         if pieces:
             pieces += [piece.to_ndarray()[0] for piece in resampler.resample(None)]
     return np.concatenate(pieces) if pieces else None

@@ -7,9 +7,12 @@ from pathlib import Path
 import av
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.stream import Stream
 
 from hmmoe.errors import DataBroken, DataMissing
 
+SLACK = 1.0
+"""Seconds that a track may end before the length its file declares."""
 REMEDY = "fetch this file again, or delete it and set data.missing=drop to go on without it"
 
 
@@ -31,3 +34,14 @@ def opened(path: str | Path) -> Iterator[InputContainer]:
             yield container
     except FFmpegError as fault:
         raise DataBroken(f"{path} is cut off or damaged ({fault.strerror}): {REMEDY}") from fault
+
+
+def check_whole(path: str | Path, stream: Stream, end: float) -> None:
+    """Refuse a stream that ended, in seconds, well before what its file declares: FFmpeg itself says nothing.
+
+    Raises:
+        DataBroken: names file and both lengths.
+    """
+    declared = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+    if end + SLACK < declared:
+        raise DataBroken(f"{path}: its {stream.type} breaks off after {end:.1f} of {declared:.1f} seconds: {REMEDY}")

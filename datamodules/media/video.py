@@ -7,11 +7,8 @@ import av
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from datamodules.media.container import REMEDY, opened
+from datamodules.media.container import REMEDY, SLACK, check_whole, opened
 from hmmoe.errors import DataBroken
-
-SLACK = 1.0
-"""Seconds that a track may end before the length its file declares."""
 
 
 def read_frames(
@@ -31,7 +28,6 @@ def read_frames(
         if not container.streams.video:
             raise DataBroken(f"{path} has no video stream: {REMEDY}")
         stream = container.streams.video[0]
-        declared = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
         shown, start, end = None, 0.0, 0.0
         for frame in container.decode(stream):
             if shown is None:
@@ -42,12 +38,12 @@ def read_frames(
             shown = frame
             if len(frames) == len(times):
                 break
+        else:
+            check_whole(path, stream, end - start)
     if shown is None:
         raise DataBroken(f"{path} holds no frame that can be decoded: {REMEDY}")
-    if len(frames) < len(times) and end - start + SLACK < declared:
-        raise DataBroken(f"{path} breaks off after {end:.1f} of {declared:.1f} seconds: {REMEDY}")
     frames += [_rgb(shown) if time < end + SLACK else None for time in times[len(frames) :]]
-    blank = np.zeros_like(next(frame for frame in frames if frame is not None))
+    blank = np.zeros((shown.height, shown.width, 3), np.uint8)
     kept = np.array([frame is not None for frame in frames])
     return np.stack([blank if frame is None else frame for frame in frames]), kept
 

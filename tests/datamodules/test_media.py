@@ -79,8 +79,9 @@ def test_a_truncated_video_is_named(whole: Path, tmp_path: Path, front: bool):
     data = (moov_first(whole, tmp_path / "front.mp4") if front else whole).read_bytes()
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(data[: len(data) // 2])
-    with pytest.raises(DataBroken, match=r"broken\.mp4.*(cut off|breaks off).*fetch this file again"):
-        read_frames(broken, MIDPOINTS)
+    for read in (lambda: read_frames(broken, MIDPOINTS), lambda: read_sound(broken, RATE)):
+        with pytest.raises(DataBroken, match=r"broken\.mp4.*(cut off|breaks off).*fetch this file again"):
+            read()
 
 
 def test_files_that_are_no_videos_are_named(tmp_path: Path):
