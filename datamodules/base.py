@@ -202,8 +202,6 @@ class DataModule(L.LightningDataModule, ABC):
             rank=trainer.global_rank if trainer else 0,
             world=trainer.world_size if trainer else 1,
         )
-        # Workers draw as soon as they start, and on a resume that is before Lightning announces the epoch.
-        batches.set_epoch(trainer.current_epoch if trainer else 0)
         return DataLoader(
             examples,
             batch_size=None,

@@ -9,6 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from hmmoe.callbacks.boundary import EpochBoundary, numbers
+from hmmoe.callbacks.metrics_file import MetricsFile
 from hmmoe.errors import ConfigError
 
 
@@ -47,6 +48,9 @@ class RunCheckpoint(EpochBoundary, Checkpoint):
         improved = self._better(metrics[self.monitor])
         if improved:
             self.metrics, self.epoch = metrics, epoch
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsFile):
+                logger.flush()  # what this checkpoint goes on from must stand in the file
         last = self.folder / "last.ckpt"
         trainer.save_checkpoint(last)
         if improved and trainer.is_global_zero:
@@ -62,8 +66,12 @@ class RunCheckpoint(EpochBoundary, Checkpoint):
         return score > known if self.mode == "max" else score < known
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the card."""
+        """Add the card, and say that the next epoch has not begun."""
         checkpoint.update(self.card)
+        # Lightning counts an epoch as begun before it tells callbacks; resumed so, it would end it without a batch.
+        progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
+        for counter in (progress["total"], progress["current"]):
+            counter["ready"] = counter["processed"]
 
     def state_dict(self) -> dict[str, Any]:
         """What is best so far."""

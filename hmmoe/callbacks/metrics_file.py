@@ -49,7 +49,7 @@ class MetricsFile(Logger):
         if not self._opened:
             self._open(step)
         if self._row and (self._row["step"] != step or not metrics.keys().isdisjoint(self._row.keys() - {"epoch"})):
-            self._flush()
+            self.flush()
         self._row |= {"step": step, **metrics}
 
     @rank_zero_only
@@ -59,7 +59,7 @@ class MetricsFile(Logger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Write the row at hand."""
-        self._flush()
+        self.flush()
 
     def _open(self, step: int) -> None:
         self._opened = True
@@ -70,7 +70,9 @@ class MetricsFile(Logger):
                 rows = [row for row in reader if int(row["step"]) < step]
             self._rewrite(rows)
 
-    def _flush(self) -> None:
+    @rank_zero_only
+    def flush(self) -> None:
+        """Write the row at hand; what is logged at its step afterwards gets a row of its own."""
         if not self._row:
             return
         added = [name for name in self._row if name not in self._columns]

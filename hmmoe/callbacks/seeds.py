@@ -14,6 +14,13 @@ class EpochSeeds(Callback):
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """On a resume, start the loader again: its workers have fetched for epoch 0 before the epoch was restored."""
+        sampler = getattr(trainer.train_dataloader, "sampler", None)
+        if trainer.current_epoch and hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(trainer.current_epoch)
+            iter(trainer.fit_loop._data_fetcher)
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw anew."""
         mixed = (self.seed * 1_000_003 + trainer.current_epoch) * 1_009 + trainer.global_rank

@@ -49,14 +49,14 @@ def _of(scores: dict[str, float], splits: tuple[str, ...]) -> dict[str, float]:
     return {name: value for name, value in scores.items() if name.partition("/")[0] in splits}
 
 
-def by_split(scores: dict[str, float]) -> dict[str, dict[str, float]]:
-    """ "val/acc" to {"val": {"acc": ...}}; figures that callbacks log per layer stay in metrics.csv."""
-    table: dict[str, dict[str, float]] = {}
+def by_split(scores: dict[str, float], splits: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    """val/acc to {"val": {"acc": ...}} in the order of ``splits``; what callbacks log per layer stays in metrics.csv."""
+    table: dict[str, dict[str, float]] = {split: {} for split in splits}
     for name, value in sorted(scores.items()):
         split, _, metric = name.partition("/")
-        if metric and "/" not in metric:
-            table.setdefault(split, {})[metric] = value
-    return table
+        if split in table:
+            table[split][metric] = value
+    return {split: metrics for split, metrics in table.items() if metrics}
 
 
 def forward_cost(trainer: L.Trainer, task: L.LightningModule, data: L.LightningDataModule) -> dict[str, float]:
