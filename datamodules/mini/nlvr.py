@@ -3,48 +3,45 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from datamodules.mini.base import MiniatureWriter
-from datamodules.mini.scenes import render
-from datamodules.mini.sentences import sample_pair
+from datamodules.mini.scenes import Box, render, sample_boxes
+from datamodules.mini.sentences import Said, sample_said
 from datamodules.nlvr_corpus import BOX_LEFT, ORDERS
 
 DIRECTORIES = {"train": 40, "dev": 6, "test": 7, "hidden": 7}
 GROUP = 4
 """Most pictures that share a sentence, as in the corpus."""
-PATIENCE = 20
-"""Pairs drawn for every one that is wanted, before smaller groups are accepted."""
+PATIENCE = 16
+"""Scenes tried for a wanted truth value before another sentence is taken."""
 
 
-class Pair(NamedTuple):
-    """Three boxes and whether the sentence of their group is true of them."""
+class Group(NamedTuple):
+    """Pictures of one sentence, and of which of them it is true."""
 
-    boxes: Any
-    truth: bool
+    sentence: str
+    scenes: list[list[Box]]
+    truths: list[bool]
 
 
-def draw_groups(rng: np.random.Generator, count: int) -> list[tuple[str, list[Pair]]]:
-    """``count`` pairs in groups of one sentence each, as many full groups as turn up."""
-    full: list[tuple[str, list[Pair]]] = []
-    growing: dict[str, list[Pair]] = {}
-    for _ in range(count * PATIENCE):
-        boxes, sentence, truth = sample_pair(rng)
-        group = growing.setdefault(sentence, [])
-        group.append(Pair(boxes, bool(truth)))
-        if len(group) == GROUP:
-            full.append((sentence, growing.pop(sentence)))
-        if len(full) * GROUP >= count:
-            break
-    groups, left = [], count
-    for sentence, pairs in [*full, *sorted(growing.items(), key=lambda item: -len(item[1]))]:
-        if left:
-            groups.append((sentence, pairs[:left]))
-            left -= len(groups[-1][1])
-    return groups
+def draw_group(rng: np.random.Generator, size: int) -> Group:
+    """A sentence and ``size`` scenes, of each of which it is true with even chance."""
+    kind = str(rng.choice(["tower", "scatter"]))
+    truths = [bool(truth) for truth in rng.random(size) < 0.5]
+    while True:
+        said = sample_said(rng, kind)
+        scenes = [_scene(rng, kind, said, truth) for truth in truths]
+        if None not in scenes:
+            return Group(said.words, scenes, truths)
+
+
+def _scene(rng: np.random.Generator, kind: str, said: Said, truth: bool) -> list[Box] | None:
+    tries = (sample_boxes(rng, kind) for _ in range(PATIENCE))
+    return next((boxes for boxes in tries if said.holds(boxes) == truth), None)
 
 
 class MiniNLVR(MiniatureWriter):
@@ -72,14 +69,14 @@ class MiniNLVR(MiniatureWriter):
     def fill(self, folder: Path) -> None:
         """Draw, render, write."""
         for number, (split, count) in enumerate(self.examples.items()):
-            groups = draw_groups(np.random.default_rng((self.seed, number)), count)
-            lines = []
-            for n, (sentence, pairs) in enumerate(groups):
+            rng, lines = np.random.default_rng((self.seed, number)), []
+            for n, first in enumerate(range(0, count, GROUP)):
+                group = draw_group(rng, min(GROUP, count - first))
                 directory = str(n % DIRECTORIES[split])
-                for m, pair in enumerate(pairs):
-                    self._pictures(folder / split / "images" / directory, f"{split}-{n}-{m}", render(pair.boxes))
-                    label = "true" if pair.truth else "false"
-                    row = {"sentence": sentence, "label": label, "identifier": f"{n}-{m}"}
+                for m, (boxes, truth) in enumerate(zip(group.scenes, group.truths, strict=True)):
+                    self._pictures(folder / split / "images" / directory, f"{split}-{n}-{m}", render(boxes))
+                    label = "true" if truth else "false"
+                    row = {"sentence": group.sentence, "label": label, "identifier": f"{n}-{m}"}
                     if split != "hidden":  # the published hidden.json has neither
                         row |= {"directory": directory, "evals": {"r0": label}}
                     lines.append(json.dumps(row))
