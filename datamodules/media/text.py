@@ -8,6 +8,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from hmmoe.assets import locate
 from hmmoe.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -17,7 +18,7 @@ class Text:
     """Tokenise as the text tower wants it (``inputs.text``).
 
     Args:
-        tokenizer: local folder of a saved tokenizer, or its name on the Hugging Face hub.
+        tokenizer: local folder of a saved tokenizer, "mini:<name>" in the package, or a name on the Hugging Face hub.
         length: tokens per sentence, special tokens included; longer ones are cut, shorter ones padded.
     """
 
@@ -25,7 +26,8 @@ class Text:
         if length < 1:
             raise ConfigError(f"backbone.inputs.text.length={length}: expected 1 or more")
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(tokenizer, local_files_only=Path(tokenizer).is_dir())
+            where = locate(str(tokenizer))
+            self.tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=Path(where).is_dir())
         except (OSError, ValueError) as fault:
             raise ConfigError(
                 f"no tokenizer at backbone.inputs.text.tokenizer={tokenizer}: expected a folder with tokenizer.json "
