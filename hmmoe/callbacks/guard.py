@@ -6,7 +6,6 @@ import signal
 from typing import Any
 
 import lightning as L
-import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 
@@ -19,8 +18,7 @@ class Guard(Callback):
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).digest()
-        self.digest = int.from_bytes(digest[:7], "big")
+        self.digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Compare.
@@ -34,8 +32,10 @@ class Guard(Callback):
                 f"the trainer counts {trainer.world_size} processes and the process group {size}: start this run in a "
                 "process of its own"
             )
-        mine = torch.tensor(self.digest, device=pl_module.device)
-        if (trainer.strategy.all_gather(mine) != mine).any():
+        digests = [self.digest] * size
+        if size > 1:
+            dist.all_gather_object(digests, self.digest)
+        if len(set(digests)) > 1:
             raise RuntimeError("the processes of this run hold different settings: give all of them the same command")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:

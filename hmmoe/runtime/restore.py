@@ -68,7 +68,7 @@ def read_settings(file: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise CheckpointError(f"{file} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{file} cannot be read as a checkpoint ({type(error).__name__})") from error
     if not isinstance(checkpoint, dict) or "settings" not in checkpoint:
         raise CheckpointError(f"{file} holds no settings: it was not written by train.py; give experiment=... as well")
     return checkpoint["settings"]

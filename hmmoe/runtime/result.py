@@ -18,13 +18,13 @@ from hmmoe.trainable import counts
 
 
 def measure(
-    cfg: DictConfig, trainer: L.Trainer, task: L.LightningModule, data: L.LightningDataModule
+    cfg: DictConfig, job: str, trainer: L.Trainer, task: L.LightningModule, data: L.LightningDataModule
 ) -> dict[str, Any]:
     """Scores of the kept weights by split, how they were chosen, parameters and cost."""
     checkpoint = next(c for c in trainer.callbacks if isinstance(c, RunCheckpoint))
-    scores = {**checkpoint.metrics, **_of(numbers(trainer), data.test_splits)}
-    if not checkpoint.metrics:
-        scores = numbers(trainer)
+    # A test leaves only its own scores with the trainer; those of the kept epoch come with its weights.
+    kept = {} if job == "eval" else checkpoint.metrics
+    scores = {**kept, **_of(numbers(trainer), data.test_splits)} if checkpoint.metrics else numbers(trainer)
     chosen_on = cfg.monitor.partition("/")[0]
     return {
         "metrics": by_split(scores, tuple(dict.fromkeys(("train", *data.val_splits, *data.test_splits)))),
@@ -32,7 +32,7 @@ def measure(
         "selected": {
             "monitor": cfg.monitor,
             "mode": cfg.mode.value,
-            "score": scores.get(cfg.monitor),
+            "score": {**scores, **checkpoint.metrics}.get(cfg.monitor),
             "epoch": checkpoint.epoch,
             "on_test": chosen_on in data.test_splits,
         },

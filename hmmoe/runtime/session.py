@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 NOISE = (
     r".*does not have many workers.*",
     r".*LeafSpec.*",
+    r".*sync_dist=True.*",  # scores are computed by metrics that have synchronised themselves
     r".*number of training batches.*smaller than the logging interval.*",
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*in eval mode at the start of training.*",
@@ -128,7 +129,7 @@ class Session:
 
     def conclude(self, trainer: L.Trainer, task: L.LightningModule, data: L.LightningDataModule) -> float | None:
         """Write the result, show it, and return the monitored score of the weights that were kept."""
-        result = measure(self.cfg, trainer, task, data)
+        result = measure(self.cfg, self.job, trainer, task, data)
         if trainer.is_global_zero:
             result |= {"seconds": round(time.time() - self._started, 1), "peak_memory_mib": result["peak_memory_mib"]}
             self._write("result.json", result)
@@ -154,6 +155,7 @@ def quiet(main: bool) -> None:
         logger.setLevel(logging.WARNING)
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
+    warnings.formatwarning = lambda message, category, *place: f"{category.__name__}: {message}"
     logging.captureWarnings(True)
     if not main:
         logging.getLogger().setLevel(logging.ERROR)
