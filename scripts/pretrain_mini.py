@@ -1,6 +1,6 @@
 """Pretrain the mini towers on generated data, one modality at a time.
 
-    python -m scripts.pretrain_mini vit --steps 6000 --seed 0
+python -m scripts.pretrain_mini vit --steps 6000 --seed 0
 """
 
 import argparse

@@ -55,7 +55,7 @@ class Task(L.LightningModule, ABC):
         self.strict_loading = False
 
     def _scores(self, split: str) -> nn.ModuleDict:
-        return nn.ModuleDict({"loss": MeanMetric(), **self.metrics(split)})
+        return nn.ModuleDict({"loss": MeanMetric(nan_strategy="disable"), **self.metrics(split)})
 
     @abstractmethod
     def metrics(self, split: str) -> dict[str, Metric]:

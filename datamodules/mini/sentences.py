@@ -63,10 +63,18 @@ PLACES: dict[str, tuple[tuple[str, ...], Callable[[Item], bool]]] = {
         lambda item: any(walls(item)),
     ),
     "bottom": (
-        ("touching the base", "touching the bottom", "closely touching the bottom of a box", "touching the bottom edge"),
+        (
+            "touching the base",
+            "touching the bottom",
+            "closely touching the bottom of a box",
+            "touching the bottom edge",
+        ),
         lambda item: walls(item)[3],
     ),
-    "top": (("touching the top", "touching the roof", "closely touching the top of a box"), lambda item: walls(item)[2]),
+    "top": (
+        ("touching the top", "touching the roof", "closely touching the top of a box"),
+        lambda item: walls(item)[2],
+    ),
     "right": (("touching the right wall", "touching the right side", "attached to the right"), lambda i: walls(i)[1]),
     "left": (("touching the left wall", "touching the left side", "attached to the left"), lambda i: walls(i)[0]),
     "corner": (("touching the corner", "touching a corner", "closely touching any corner", "in a corner"), in_corner),
@@ -159,8 +167,9 @@ def box_with(rng: np.random.Generator, kind: str) -> Said:
             lambda boxes: any(q.holds(_count(b, w)) and q2.holds(_count(b, w2)) for b in boxes),
         )
     if rng.random() < 0.25:
+        lacks = str(rng.choice(["without a", "with no", "without any"]))
         return Said(
-            f"there is a {name} {rng.choice(['without a', 'with no', 'without any'])} {w.say(rng, False, _noun(rng, kind))}",
+            f"there is a {name} {lacks} {w.say(rng, False, _noun(rng, kind))}",
             _slots("box_without", None, w),
             lambda boxes: any(_count(b, w) == 0 for b in boxes),
         )
@@ -173,7 +182,9 @@ def boxes_with(rng: np.random.Generator, kind: str) -> Said:
     name = "tower" if kind == "tower" and rng.random() < 0.6 else "box"
     many = "towers" if name == "tower" else "boxes"
     if rng.random() < 0.35:
-        start = str(rng.choice([f"all the {many} have", f"each {name} has", f"every {name} contains", f"all {many} have"]))
+        start = str(
+            rng.choice([f"all the {many} have", f"each {name} has", f"every {name} contains", f"all {many} have"])
+        )
         return Said(
             f"{start} {words}",
             _slots("all_boxes", None, None) | _slots("", q2, w, end="2"),
@@ -316,7 +327,9 @@ def height_of(rng: np.random.Generator, kind: str) -> Said:
 
         def between(box: Box) -> bool:
             row = [i["color"] for i in sorted(box, key=lambda i: -i["y_loc"])]
-            return any(row[k - 1] == row[k + 1] == COLORS[two] and row[k] == COLORS[one] for k in range(1, len(row) - 1))
+            return any(
+                row[k - 1] == row[k + 1] == COLORS[two] and row[k] == COLORS[one] for k in range(1, len(row) - 1)
+            )
 
         return Said(
             f"there is a {one} block between two {two} blocks",

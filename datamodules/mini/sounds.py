@@ -40,7 +40,8 @@ def _chirp(start: float, stop: float):
 
 
 def _hiss(rng: np.random.Generator, t: np.ndarray, pitch: float, rate: int) -> np.ndarray:
-    return sosfilt(butter(4, min(2500 * pitch, 0.45 * rate), "highpass", fs=rate, output="sos"), rng.normal(size=len(t)))
+    edge = butter(4, min(2500 * pitch, 0.45 * rate), "highpass", fs=rate, output="sos")
+    return sosfilt(edge, rng.normal(size=len(t)))
 
 
 def _engine(rng: np.random.Generator, t: np.ndarray, pitch: float, rate: int) -> np.ndarray:

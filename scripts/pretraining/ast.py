@@ -31,9 +31,7 @@ def pretrain(folder: Path, *, seed: int, steps: int) -> None:
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
-    parts = nn.ModuleDict(
-        {"tower": ASTModel(config), "kind": nn.Linear(128, SOUNDS), "level": nn.Linear(128, 5)}
-    )
+    parts = nn.ModuleDict({"tower": ASTModel(config), "kind": nn.Linear(128, SOUNDS), "level": nn.Linear(128, 5)})
 
     def tokens(pictures: Tensor) -> Tensor:
         return parts["tower"](pictures.squeeze(1).transpose(1, 2)).pooler_output

@@ -49,7 +49,8 @@ def patch_attributes(items: Box, grid: int) -> Float32[np.ndarray, "patches K"]:
     for item in items:
         half = item["size"] / 2
         cell = found[
-            min(int((item["y_loc"] + half) * grid / BOX), grid - 1), min(int((item["x_loc"] + half) * grid / BOX), grid - 1)
+            min(int((item["y_loc"] + half) * grid / BOX), grid - 1),
+            min(int((item["x_loc"] + half) * grid / BOX), grid - 1),
         ]
         color, shape = COLOR_NAMES.index(item["color"]), SHAPES.index(item["type"])
         cell[[0, 1 + color, 4 + shape, 7 + SIZES.index(item["size"]), 14 + 3 * color + shape]] = 1

@@ -15,16 +15,8 @@ from scripts.pretraining.fit import fit, save_half, shuffled
 
 LENGTH = 32
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-MORE_WORDS = """
-    all an and another any are as atleast attached attach be being below beneath between big both bottom but by can
-    circles closely color colored colors colour colours contain contains count different directly do does each edge eight
-    either even every first five form four from grey has have having height if in including is it item its just kind
-    large last left less level line lot lower made many medium middle more most multiple near nearly nine no none not
-    number numbers odd of one ones only or other out over pair part piece position positions rectangle right same second
-    set seven shape shapes side sides single six size sizes small smaller stack stacked stacks ten than that the their
-    them there they third this three to together top touch touches total two type types under upper up very wall walls
-    where which with without yellow zero picture image red green white person man woman two-colored dog cat
-""".split()
+MORE_WORDS = (Path(__file__).parent / "words.txt").read_text().split()
+"""Common words of the domain and a few beside it, whether or not the grammar uses them."""
 
 
 def vocabulary() -> dict[str, int]:
@@ -32,7 +24,12 @@ def vocabulary() -> dict[str, int]:
     rng = np.random.default_rng(0)
     words = {word for _ in range(6000) for word in sample_said(rng).words.split()}
     letters = [chr(c) for c in range(33, 127) if not chr(c).isupper()]
-    pieces = [*SPECIAL, *letters, *(f"##{letter}" for letter in letters), *sorted((words | set(MORE_WORDS)) - set(letters))]
+    pieces = [
+        *SPECIAL,
+        *letters,
+        *(f"##{letter}" for letter in letters),
+        *sorted((words | set(MORE_WORDS)) - set(letters)),
+    ]
     return {piece: i for i, piece in enumerate(pieces)}
 
 
@@ -51,7 +48,9 @@ def pool(seed: int, count: int, words: PreTrainedTokenizerFast) -> tuple[list[st
     """Sentences as ids (zero-padded), and by slot the values it takes; row i of ids has slots[name][i]."""
     rng = np.random.default_rng(seed)
     said = [sample_said(rng) for _ in range(count)]
-    ids = words([s.words + "." * (rng.random() < 0.3) for s in said], padding="max_length", max_length=LENGTH, truncation=True)
+    ids = words(
+        [s.words + "." * (rng.random() < 0.3) for s in said], padding="max_length", max_length=LENGTH, truncation=True
+    )
     names = sorted({name for s in said for name in s.slots})
     slots = {name: [s.slots.get(name, "-") for s in said] for name in names}
     return [s.words for s in said], torch.tensor(ids["input_ids"]), slots
@@ -77,7 +76,9 @@ def pretrain(folder: Path, *, seed: int, steps: int) -> None:
         attention_probs_dropout_prob=0.0,
     )
     heads = {f"slot_{name}": nn.Linear(128, len(known)) for name, known in values.items()}
-    parts = nn.ModuleDict({"tower": BertModel(config, add_pooling_layer=False), "word": nn.Linear(128, len(words)), **heads})
+    parts = nn.ModuleDict(
+        {"tower": BertModel(config, add_pooling_layer=False), "word": nn.Linear(128, len(words)), **heads}
+    )
     noise = torch.Generator().manual_seed(seed)
 
     def loss(ids: Tensor, labels: Tensor) -> Tensor:

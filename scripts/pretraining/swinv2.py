@@ -47,14 +47,16 @@ def pretrain(folder: Path, *, seed: int, steps: int) -> None:
         price = F.cross_entropy(score("seen", PIXELS.normalise(pictures)), seen)
         return price + F.cross_entropy(score("heard", mels.expand(-1, 3, -1, -1)), heard)
 
-    batches = zip(
-        shuffled(sights(seed, 6000), 24, seed), shuffled(pool(seed, 6000, MEL)[:2], 24, seed), strict=False
-    )
+    batches = zip(shuffled(sights(seed, 6000), 24, seed), shuffled(pool(seed, 6000, MEL)[:2], 24, seed), strict=False)
     fit(parts, (sight + sound for sight, sound in batches), loss, steps=steps, lr=1.5e-3, folder=folder)
     save_half(tower.state_dict(), folder / "model.safetensors")
     pictures, seen = sights(seed + 77, 1000)
     mels, heard, _ = pool(seed + 77, 1000, MEL)
     with torch.no_grad():
-        seen_right = torch.cat([score("seen", PIXELS.normalise(part)) for part in pictures.split(200)]).argmax(-1) == seen
-        heard_right = torch.cat([score("heard", part.expand(-1, 3, -1, -1)) for part in mels.split(200)]).argmax(-1) == heard
+        seen_right = (
+            torch.cat([score("seen", PIXELS.normalise(part)) for part in pictures.split(200)]).argmax(-1) == seen
+        )
+        heard_right = (
+            torch.cat([score("heard", part.expand(-1, 3, -1, -1)) for part in mels.split(200)]).argmax(-1) == heard
+        )
     print(f"held out: objects {seen_right.float().mean():.4f}, sounds {heard_right.float().mean():.4f} (chance 0.125)")

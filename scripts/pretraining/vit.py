@@ -56,7 +56,11 @@ def pool(seed: int, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     chunk = 2000
     with ProcessPoolExecutor(2) as workers:
         made = list(workers.map(boxes, [seed * 1000 + i for i in range(count // chunk)], [chunk] * (count // chunk)))
-        seen = list(workers.map(objects, [seed * 1000 + 500 + i for i in range(count // chunk // 6)], [chunk] * (count // chunk // 6)))
+        seen = list(
+            workers.map(
+                objects, [seed * 1000 + 500 + i for i in range(count // chunk // 6)], [chunk] * (count // chunk // 6)
+            )
+        )
     whole, parts = (torch.from_numpy(np.concatenate([m[i] for m in made])) for i in (1, 2))
     kinds = torch.from_numpy(np.concatenate([s[1] for s in seen]))
     pictures = torch.cat([PIXELS.resize(m[0]) for m in (*made, *seen)])
@@ -104,5 +108,7 @@ def _check(parts: nn.ModuleDict, seed: int) -> None:
         guess = whole[kinds < 0].mean(0)
         category = (parts["category"](tokens[:, 0]).argmax(-1) == kinds)[kinds >= 0].float().mean()
     rare = torch.maximum(guess, 1 - guess)
-    print(f"attributes {right.mean():.4f} (majority {rare.mean():.4f}), worst {right.min():.4f}; category {category:.4f}")
+    print(
+        f"attributes {right.mean():.4f} (majority {rare.mean():.4f}), worst {right.min():.4f}; category {category:.4f}"
+    )
     print("error cut to", ((1 - right).sum() / (1 - rare).sum()).item(), "of the majority's")
