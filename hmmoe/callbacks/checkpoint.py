@@ -38,6 +38,13 @@ class RunCheckpoint(EpochBoundary, Checkpoint):
         """Weights of the best epoch."""
         return self.folder / "best.ckpt"
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Scores of an epoch that was killed are logged again."""
+        super().on_train_start(trainer, pl_module)
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsFile):
+                logger.rewind(trainer.global_step)
+
     def on_boundary(self, trainer: L.Trainer, pl_module: L.LightningModule, epoch: int) -> None:
         """Save, and copy to ``best`` if this epoch is."""
         if trainer.fast_dev_run:

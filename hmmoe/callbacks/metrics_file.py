@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 class MetricsFile(Logger):
     """Lightning's CSVLogger starts a second file on resume and deletes the first one's rows; this one does neither.
 
-    Scores logged at one step share a row. Rows of a killed epoch are replaced when the resumed run logs again.
+    Scores logged at one step share a row. ``rewind`` takes back the rows of a killed epoch.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -22,7 +22,6 @@ class MetricsFile(Logger):
         self.path = Path(folder) / "metrics.csv"
         self._columns: list[str] = []
         self._row: dict[str, Any] = {}
-        self._opened = False
 
     name = "metrics"
     version = ""
@@ -46,8 +45,6 @@ class MetricsFile(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add scores to the row of ``step``."""
         step = 0 if step is None else step
-        if not self._opened:
-            self._open(step)
         if self._row and (self._row["step"] != step or not metrics.keys().isdisjoint(self._row.keys() - {"epoch"})):
             self.flush()
         self._row |= {"step": step, **metrics}
@@ -61,26 +58,31 @@ class MetricsFile(Logger):
         """Write the row at hand."""
         self.flush()
 
-    def _open(self, step: int) -> None:
-        self._opened = True
+    @rank_zero_only
+    def rewind(self, step: int) -> None:
+        """Training goes on from ``step``: forget what was logged from there on by an earlier process."""
         if self.path.is_file():
-            with self.path.open(newline="") as file:
-                reader = csv.DictReader(file)
-                self._columns = list(reader.fieldnames or [])
-                rows = [row for row in reader if int(row["step"]) < step]
-            self._rewrite(rows)
+            rows = self._read()
+            self._rewrite([row for row in rows if int(row["step"]) < step])
+
+    def _read(self) -> list[dict[str, str]]:
+        if not self.path.is_file():
+            return []
+        with self.path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            self._columns = list(reader.fieldnames or [])
+            return list(reader)
 
     @rank_zero_only
     def flush(self) -> None:
         """Write the row at hand; what is logged at its step afterwards gets a row of its own."""
         if not self._row:
             return
+        if not self._columns:
+            self._read()
         added = [name for name in self._row if name not in self._columns]
         if added:
-            rows: list[dict[str, Any]] = []
-            if self.path.is_file():
-                with self.path.open(newline="") as file:
-                    rows = list(csv.DictReader(file))
+            rows: list[dict[str, Any]] = [*self._read()]
             first = [name for name in ("epoch", "step") if name in {*self._columns, *added}]
             self._columns = first + sorted({*self._columns, *added} - set(first))
             self._rewrite([*rows, self._row])

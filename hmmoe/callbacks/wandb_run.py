@@ -46,8 +46,9 @@ def wandb_logger(
 def _check_online() -> None:
     server = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
     host = server.hostname or "api.wandb.ai"
-    if os.environ.get("WANDB_MODE") == "offline":
-        raise ConfigError("logger=wandb_online, but WANDB_MODE=offline wins over it: unset WANDB_MODE or logger=wandb")
+    mode = os.environ.get("WANDB_MODE", "online")
+    if mode != "online":
+        raise ConfigError(f"logger=wandb_online, but WANDB_MODE={mode} wins over it: unset WANDB_MODE or logger=wandb")
     if not (os.environ.get("WANDB_API_KEY") or _netrc_has(host)):
         raise ConfigError(
             f"logger=wandb_online needs a key for {host}: run `wandb login`, or stay offline: logger=wandb"

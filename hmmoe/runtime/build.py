@@ -14,8 +14,9 @@ from hmmoe.callbacks.checkpoint import RunCheckpoint
 from hmmoe.callbacks.guard import Guard
 from hmmoe.callbacks.metrics_file import MetricsFile
 from hmmoe.callbacks.seeds import EpochSeeds
-from hmmoe.errors import ConfigError, UserError
+from hmmoe.errors import ConfigError, DataMissing, UserError, WeightsMissing
 from hmmoe.model import AdaptedModel
+from hmmoe.runtime.check import weight_faults
 from hmmoe.runtime.session import Session, is_main
 
 
@@ -43,12 +44,25 @@ def factory(node: Any, path: str) -> Callable[..., Any]:
 
 
 def data(cfg: DictConfig) -> L.LightningDataModule:
-    """The datamodule, its files there.
+    """The datamodule, its files and the backbone's weights there.
 
     Raises:
-        UserError: a missing or broken dataset, or a monitor that is no validation split.
+        UserError: missing or broken files, all of them named, or a monitor that is no validation split.
     """
     module = part(cfg.data, "data")
+    _check_monitor(cfg, module)
+    if is_main():
+        absent = list(weight_faults(cfg))
+        try:
+            module.prepare_data()
+        except DataMissing as error:
+            raise DataMissing("\n".join([str(error), *absent])) from error
+        if absent:
+            raise WeightsMissing("\n".join(absent))
+    return module
+
+
+def _check_monitor(cfg: DictConfig, module: L.LightningDataModule) -> None:
     split = cfg.monitor.partition("/")[0]
     if split in module.test_splits and split not in module.val_splits and cfg.allow_test_selection:
         kind = type(module.splits[0])
@@ -62,9 +76,6 @@ def data(cfg: DictConfig) -> L.LightningDataModule:
             + f": set monitor to {choice}"
             + (", or say allow_test_selection=true, which is stamped on the result" if tested else "")
         )
-    if is_main():
-        module.prepare_data()
-    return module
 
 
 def task(cfg: DictConfig, module: L.LightningDataModule) -> L.LightningModule:

@@ -5,6 +5,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -38,7 +39,7 @@ def check(cfg: DictConfig) -> Settings:
         settings = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
-    faults = [*node_faults(settings), *method_faults(settings), *weight_faults(settings), *run_faults(settings)]
+    faults = [*node_faults(settings), *method_faults(settings), *run_faults(settings)]
     if faults:
         count = "one fault" if len(faults) == 1 else f"{len(faults)} faults"
         raise ConfigError(f"{count} in the configuration:\n" + "\n".join(f"  {fault}" for fault in faults))
@@ -106,12 +107,26 @@ def method_faults(settings: Settings) -> Iterator[str]:
             )
 
 
-def weight_faults(settings: Settings) -> Iterator[str]:
+def weight_faults(cfg: DictConfig) -> Iterator[str]:
     """Local weight files that are not there."""
-    for path, node in nodes(settings["backbone"], "backbone"):
+    for path, node in nodes(OmegaConf.to_container(cfg.backbone, resolve=True), "backbone"):
         weights = node.get("weights")
         if isinstance(weights, str) and not weights.startswith("hub") and not Path(locate(weights)).exists():
-            yield f"{path}.weights: nothing at {weights}; correct the path, `hub` downloads, null leaves it random"
+            yield (
+                f"no weights at {path}.weights={weights}. Put them there (docs/backbones.md names the files), or `hub` "
+                "downloads them; scale=mini brings its own"
+            )
+
+
+def scale_faults(scale: str) -> Iterator[str]:
+    """Parts that have no sizes of this scale: their full ones would be taken without a word."""
+    if scale == "full" or not (HydraConfig.initialized() and GlobalHydra.instance().is_initialized()):
+        return
+    for group in ("backbone", "data"):
+        chosen = HydraConfig.get().runtime.choices.get(group)
+        sized = GlobalHydra.instance().config_loader().get_group_options(f"scale/{scale}/{group}")
+        if chosen not in (*sized, "checkpoint"):
+            yield f"scale={scale}: {group}={chosen} has no {scale} sizes; those that have: {', '.join(sized) or 'none'}"
 
 
 def run_faults(settings: Settings) -> Iterator[str]:
@@ -124,6 +139,7 @@ def run_faults(settings: Settings) -> Iterator[str]:
             f"monitor={settings['monitor']} chooses the model on the test split: monitor a validation split, or say "
             "allow_test_selection=true, which is stamped on the result"
         )
+    yield from scale_faults(settings["scale"])
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         devices = settings["trainer"].get("devices", 1)
         if devices not in (1, "1", [0]) and "Basic" in HydraConfig.get().launcher._target_:

@@ -27,6 +27,9 @@ from hmmoe.runtime.signatures import signature
 
 Job = Callable[[DictConfig], float | None]
 
+CLOSE = 0.55
+"""Likeness from which a known name is offered in place of an unknown one."""
+
 
 class Interrupted(SystemExit):
     """Stopped by a signal; carries the exit code that says so."""
@@ -95,14 +98,17 @@ def explain(error: Exception) -> str:
     if culprit is None:
         return _shorten(str(error))
     key = str(culprit.full_key or culprit.key)
-    siblings = [str(name) for name in culprit.parent_node] if isinstance(culprit.parent_node, DictConfig) else []
-    name = key.rpartition(".")[2]
-    if name in siblings or not siblings:
+    parent, _, name = key.rpartition(".")
+    siblings = dict(culprit.parent_node.items_ex(resolve=False)) if isinstance(culprit.parent_node, DictConfig) else {}
+    if name in siblings:
         return f"{key}: {_shorten(str(culprit))}{_place(error)}"
-    takes = signature(str(culprit.parent_node.get("_target_", "")))
+    takes = signature(str(siblings.get("_target_", "")))
     if takes is not None and name in takes.parameters:
         return f"{key} is not in the configuration yet: add it by +{key}=..."
-    return f"there is no setting {key!r}{_place(error)}. {_meant(name, siblings, key.rpartition('.')[0])}"
+    meant = _meant(name, [str(sibling) for sibling in siblings], parent)
+    if parent and meant.startswith("Known"):
+        meant += f" To add it all the same: +{key}=..."
+    return f"there is no setting {key!r}{_place(error)}. {meant}"
 
 
 def _culprit(error: BaseException | None) -> OmegaConfBaseException | None:
@@ -123,11 +129,11 @@ def _missing(error: MissingConfigException) -> str:
 
 
 def _meant(name: str, known: list[str], parent: str, group: str = "") -> str:
-    close = get_close_matches(name, known, n=1, cutoff=0.55)
+    close = get_close_matches(name, known, n=1, cutoff=CLOSE)
     if close:
         full = f"{group}={close[0]}" if group else f"{parent}.{close[0]}".lstrip(".")
         return f"Did you mean {full}?"
-    return f"Known: {', '.join(sorted(known))}."
+    return f"Known: {', '.join(sorted(known)) or 'none'}."
 
 
 def _place(error: Exception) -> str:

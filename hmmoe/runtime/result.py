@@ -50,7 +50,7 @@ def _of(scores: dict[str, float], splits: tuple[str, ...]) -> dict[str, float]:
 
 
 def by_split(scores: dict[str, float], splits: tuple[str, ...]) -> dict[str, dict[str, float]]:
-    """val/acc to {"val": {"acc": ...}} in the order of ``splits``; what callbacks log per layer stays in metrics.csv."""
+    """val/acc to {"val": {"acc": ...}}, in the order of ``splits``; all other names stay in metrics.csv."""
     table: dict[str, dict[str, float]] = {split: {} for split in splits}
     for name, value in sorted(scores.items()):
         split, _, metric = name.partition("/")

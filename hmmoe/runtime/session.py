@@ -9,10 +9,9 @@ import warnings
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import lightning as L
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -56,7 +55,7 @@ class Session:
         self.main = is_main()
         self._started = time.time()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Session":
         quiet(self.main)
         L.seed_everything(self.cfg.seed, workers=True, verbose=False)
         if self.main:
@@ -159,7 +158,6 @@ def quiet(main: bool) -> None:
     logging.captureWarnings(True)
     if not main:
         logging.getLogger().setLevel(logging.ERROR)
-    torch.set_float32_matmul_precision("high" if torch.cuda.is_available() else "highest")
 
 
 def read_json(path: Path) -> dict[str, Any]:
