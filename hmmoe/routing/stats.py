@@ -159,7 +159,7 @@ class _Choice(NamedTuple):
         """The last nine fields of ``Usage``."""
         count = len(self.loads)
         shares, picks = _shares(self.loads), _shares(self.picks)
-        entropy = _normalised(-sum(s * math.log(s) for s in shares if s > 0), count, alone=1.0)
+        entropy = _normalised(-math.fsum(s * math.log(s) for s in shares if s > 0), count, alone=1.0)
         token_entropy = _normalised(self.doubt / max(tokens, 1), count, alone=0.0)
         for index, (group, share, pick) in enumerate(zip(self.groups, shares, picks, strict=True)):
             dead = tokens > 0 and count > 1 and share * count < dead_below
@@ -204,4 +204,4 @@ def _shares(loads: Sequence[float]) -> list[float]:
 
 
 def _normalised(entropy: float, choices: int, *, alone: float) -> float:
-    return alone if choices == 1 else min(max(entropy, 0.0) / math.log(choices), 1.0)
+    return alone if choices == 1 else min(max(0.0, entropy) / math.log(choices), 1.0)
