@@ -18,12 +18,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help=f"optimizer steps (default: {STEPS})")
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--go-on", action="store_true", help="start from the weights that are there (vit)")
     given = parser.parse_args()
     for tower in STEPS if given.tower == "all" else [given.tower]:
         folder = given.out / tower
         folder.mkdir(parents=True, exist_ok=True)
         module = importlib.import_module(f"scripts.pretraining.{tower}")
-        module.pretrain(folder, seed=given.seed, steps=given.steps or STEPS[tower])
+        more = {"go_on": True} if given.go_on else {}
+        module.pretrain(folder, seed=given.seed, steps=given.steps or STEPS[tower], **more)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from datamodules.media.image import Pixels
 from datamodules.mini.scenes import OBJECTS, object_image, render_box, sample_box
+from hmmoe.backbones.weights import load_strictly, read_state
 from scripts.pretraining.attributes import patch_attributes, picture_attributes
 from scripts.pretraining.fit import fit, save_half, shuffled
 
@@ -37,7 +38,7 @@ def boxes(seed: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     pictures, whole, parts = [], [], []
     for _ in range(count):
-        items = sample_box(rng, "tower" if rng.random() < 0.3 else "scatter")
+        items = sample_box(rng, "tower" if rng.random() < 0.4 else "scatter")
         pictures.append(render_box(items))
         whole.append(picture_attributes(items))
         parts.append(patch_attributes(items, GRID))
@@ -73,10 +74,10 @@ def pool(seed: int, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     )
 
 
-def pretrain(folder: Path, *, seed: int, steps: int) -> None:
-    """Train, then save under timm's names."""
+def pretrain(folder: Path, *, seed: int, steps: int, go_on: bool = False) -> None:
+    """Train (from the stored weights with ``go_on``), then save under timm's names."""
     torch.manual_seed(seed)
-    data = pool(seed, 36_000)
+    data = pool(seed, 48_000)
     width = ARCHITECTURE["embed_dim"]
     parts = nn.ModuleDict(
         {
@@ -86,6 +87,9 @@ def pretrain(folder: Path, *, seed: int, steps: int) -> None:
             "category": nn.Linear(width, OBJECTS),
         }
     )
+
+    if go_on:
+        load_strictly(parts["tower"], read_state(folder / "model.safetensors"), source=str(folder))
 
     def loss(pictures: Tensor, whole: Tensor, patches: Tensor, kinds: Tensor) -> Tensor:
         tokens = parts["tower"].forward_features(PIXELS.normalise(pictures))

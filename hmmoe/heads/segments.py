@@ -1,0 +1,60 @@
+"""A head that looks at every segment in the light of the other modalities before it makes up its mind."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hmmoe.types import Features
+
+
+class SegmentFusionHead(nn.Module):
+    """MLP on every segment's pooled features of all modalities, then mean and maximum over segments, then an MLP.
+
+    A modality of one segment (a sentence) is set beside each segment of the others (the boxes of a picture): what holds
+    of some segment and what holds of all stay apart. The order of the segments does not matter.
+
+    Args:
+        widths: width by modality.
+        classes: number of logits.
+        hidden: width of the hidden layers.
+        dropout: after each hidden layer.
+    """
+
+    def __init__(self, widths: Mapping[str, int], *, classes: int, hidden: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.modalities = tuple(widths)
+        self.norms = nn.ModuleDict({m: nn.LayerNorm(d) for m, d in widths.items()})
+        self.each = nn.Sequential(
+            nn.Linear(sum(widths.values()), hidden),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+        )
+        self.out = nn.Sequential(
+            nn.Linear(2 * hidden, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, classes)
+        )
+
+    def forward(self, features: Mapping[str, Features]) -> Float[Tensor, "B classes"]:
+        """Logits; a segment counts where any modality with several segments has it."""
+        segments = max(features[m].pooled.shape[1] for m in self.modalities)
+        pooled = [self.norms[m](features[m].pooled).expand(-1, segments, -1) for m in self.modalities]
+        hidden = self.each(torch.cat(pooled, -1))
+        keep = self._keep(features, segments)
+        if keep is None:
+            return self.out(torch.cat((hidden.mean(1), hidden.amax(1)), -1))
+        weight = keep.unsqueeze(-1)
+        mean = (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)
+        most = hidden.masked_fill(~weight, hidden.detach().amin() - 1).amax(1)
+        return self.out(torch.cat((mean, torch.where(keep.any(1, keepdim=True), most, 0.0)), -1))
+
+    def _keep(self, features: Mapping[str, Features], segments: int) -> Tensor | None:
+        """Segments that some modality shows; None where nothing is missing."""
+        masks = [
+            features[m].keep.any(-1)
+            for m in self.modalities
+            if features[m].keep is not None and features[m].pooled.shape[1] == segments
+        ]
+        return torch.stack(masks).any(0) if masks else None
