@@ -37,7 +37,7 @@ def measure(
             "on_test": chosen_on in data.test_splits,
         },
         "parameters": counts(task.model),
-        "cost": forward_cost(trainer, task, data) if trainer.is_global_zero else {},
+        "cost": forward_cost(trainer, task, data) if trainer.is_global_zero and not trainer.fast_dev_run else {},
         "peak_memory_mib": round(peak_memory_mib(), 1),
         "precision": cfg.precision,
         "processes": trainer.world_size,
@@ -86,7 +86,7 @@ def show(result: dict[str, Any], folder: str, best: str | None) -> None:
     """The closing table."""
     console = Console(width=110, highlight=False)
     table = Table(title="Result", title_justify="left")
-    for column in ("split", "metric", "score", "without a model"):
+    for column in ("split", "metric", "score", "reference lines"):
         table.add_column(column, justify="right" if column == "score" else "left")
     for split, metrics in result["metrics"].items():
         lines = ", ".join(f"{name} {value:.4f}" for name, value in result["references"].get(split, {}).items())

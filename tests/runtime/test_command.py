@@ -1,5 +1,6 @@
 """Exit codes and messages of the commands themselves."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hmmoe.runtime.command import Interrupted
+from tests.runs import tiny
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,3 +43,44 @@ def test_eval_without_a_checkpoint():
 def test_interruption_is_an_exit_code(signum, code):
     stop = Interrupted(signum)
     assert stop.code == code and stop.signal == signum.name
+
+
+@pytest.mark.slow
+def test_interrupted_resumed_evaluated_by_commands_alone(tmp_path):
+    """SIGTERM in the middle of training; then two commands that name nothing but the checkpoint."""
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *tiny(tmp_path / "NLVR"), "trainer.max_epochs=500"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "HMMOE_RUN_DIR": str(run)},
+        cwd=ROOT,
+    )
+    try:
+        assert any(line.startswith("epoch 2/500") for line in process.stdout)
+        process.send_signal(signal.SIGTERM)
+        printed = process.communicate(timeout=120)[0]
+    finally:
+        process.kill()
+    assert process.returncode == 143
+    assert json.loads((run / "status.json").read_text())["status"] == "interrupted"
+    assert f"python train.py ckpt_path={run / 'checkpoints' / 'last.ckpt'}" in printed
+
+    done = command("train.py", f"ckpt_path={run / 'checkpoints' / 'last.ckpt'}", "trainer.max_epochs=3")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((run / "status.json").read_text())["status"] == "completed"
+
+    done = command("eval.py", f"ckpt_path={run / 'checkpoints' / 'best.ckpt'}")
+    assert done.returncode == 0, done.stderr
+    (folder,) = run.glob("eval_*")
+    again, first = (json.loads((place / "result.json").read_text())["metrics"] for place in (folder, run))
+    assert again["hidden"] == first["hidden"]
+
+
+@pytest.mark.slow
+def test_two_cpu_processes_by_command(tmp_path):
+    done = command("train.py", *tiny(tmp_path / "NLVR"), "trainer=ddp_sim", HMMOE_RUN_DIR=str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["processes"] == 2
+    assert done.stdout.count("epoch 3/3") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["NLVR", "run"]
