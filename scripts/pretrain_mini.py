@@ -7,7 +7,7 @@ import argparse
 import importlib
 from pathlib import Path
 
-STEPS = {"vit": 2300, "bert": 1800, "ast": 500, "swinv2": 700}
+STEPS = {"vit": 4500, "bert": 1800, "ast": 500, "swinv2": 1400}
 OUT = Path("hmmoe/backbones/mini")
 
 

@@ -2,7 +2,7 @@
 
 python -m scripts.probe_mini                  # generated held-out data
 python -m scripts.probe_mini --real           # handwritten and spoken digits
-python -m scripts.probe_mini --write          # the table, and what the weight files say, into the card
+python -m scripts.probe_mini vit --write      # into the card, with what the weight files say; other towers' lines stay
 """
 
 import argparse
@@ -57,8 +57,10 @@ def rows_of(name: str, tower: Tower, material: Material) -> Iterator[Row]:
         yield Row(name, question, len(set(labels)), counts, majority(labels, material.train), *scores)
 
 
-def put(card: str, mark: str, lines: Sequence[Sequence[str]]) -> str:
-    """The card with the table between ``<!-- mark -->`` and ``<!-- end mark -->``; the first line heads it.
+def put(card: str, mark: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """The card with these lines in the table between ``<!-- mark -->`` and ``<!-- end mark -->``.
+
+    Lines of towers (first cell) that are not among the new ones stay as they were.
 
     Raises:
         ValueError: the card lacks a marker.
@@ -66,9 +68,15 @@ def put(card: str, mark: str, lines: Sequence[Sequence[str]]) -> str:
     start, end = f"<!-- {mark} -->", f"<!-- end {mark} -->"
     if start not in card or end not in card:
         raise ValueError(f"{CARD} must hold the lines {start} and {end}")
-    ruled = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in ruled)
-    return f"{card.split(start)[0]}{start}\n{table}\n{end}{card.split(end)[1]}"
+    above, old = card.split(start)
+    old, below = old.split(end)
+    known = [[cell.strip() for cell in line.strip("| ").split("|")] for line in old.strip().splitlines()[2:]]
+    new = {line[0] for line in lines}
+    body = sorted(
+        [line for line in known if line[0] not in new] + list(lines), key=lambda line: [*WHERE].index(line[0])
+    )
+    table = "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *body))
+    return f"{above}{start}\n{table}\n{end}{below}"
 
 
 def main() -> None:
@@ -78,12 +86,10 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=2000, help="rows to fit (default 2000)")
     parser.add_argument("--test", type=int, default=1000, help="rows to score (default 1000)")
     parser.add_argument("--real", action="store_true", help="MNIST and spoken digits instead of generated data")
-    parser.add_argument("--write", action="store_true", help=f"put the table into {CARD}")
+    parser.add_argument("--write", action="store_true", help=f"put the lines into {CARD}")
     given = parser.parse_args()
     if unknown := set(given.towers) - set(WHERE):
         parser.error(f"no tower {', '.join(sorted(unknown))}: choose from {', '.join(WHERE)}")
-    if given.write and given.towers:
-        parser.error("--write puts down the whole table: name no tower")
     torch.set_num_threads(1)
     table, rows = Table(*COLUMNS), []
     for name in given.towers or WHERE:
@@ -95,8 +101,8 @@ def main() -> None:
         table.add_row(*row.cells())
     Console(width=120).print(table)
     if given.write:
-        card = put(CARD.read_text(), "facts", [HEADER, *(facts(CARD.parent / name) for name in WHERE)])
-        CARD.write_text(put(card, "real" if given.real else "probes", [COLUMNS, *(row.cells() for row in rows)]))
+        card = put(CARD.read_text(), "facts", HEADER, [facts(CARD.parent / name) for name in WHERE])
+        CARD.write_text(put(card, "real" if given.real else "probes", COLUMNS, [row.cells() for row in rows]))
 
 
 if __name__ == "__main__":

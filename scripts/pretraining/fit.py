@@ -19,11 +19,14 @@ def fit(
     steps: int,
     lr: float,
     folder: Path,
+    go_on: bool = False,
 ) -> None:
-    """Train ``parts`` by ``loss(*batch)`` and write ``loss.csv`` and ``loss.png``."""
+    """Train ``parts`` by ``loss(*batch)`` and write ``loss.csv`` and ``loss.png``, behind earlier steps with ``go_on``."""
     optimizer = torch.optim.AdamW(parts.parameters(), lr=lr, weight_decay=0.02, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.08)
-    rows, window, start = [], [], time.perf_counter()
+    rows: list[tuple[int, float, float]] = _read(folder / "loss.csv") if go_on else []
+    before, past = rows[-1][::2] if rows else (0, 0.0)
+    window, start = [], time.perf_counter() - past
     parts.train()
     for step in (bar := tqdm(range(1, steps + 1), mininterval=20)):
         price = loss(*next(batches))
@@ -34,13 +37,18 @@ def fit(
         schedule.step()
         window.append(price.item())
         if step % 50 == 0 or step == steps:
-            rows.append((step, sum(window) / len(window), time.perf_counter() - start))
+            rows.append((before + step, sum(window) / len(window), time.perf_counter() - start))
             bar.set_postfix(loss=f"{rows[-1][1]:.4f}")
             window.clear()
     parts.eval()
     with (folder / "loss.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("step", "loss", "seconds"), *rows])
     _plot(rows, folder / "loss.png")
+
+
+def _read(path: Path) -> list[tuple[int, float, float]]:
+    with path.open(newline="") as file:
+        return [(int(step), float(loss), float(seconds)) for step, loss, seconds in list(csv.reader(file))[1:]]
 
 
 def _plot(rows: list[tuple[int, float, float]], path: Path) -> None:

@@ -18,6 +18,7 @@ from scripts.pretraining.vit import objects
 NAME = "swinv2_tiny_window8_256"
 ARCHITECTURE = {
     "img_size": 96,
+    "patch_size": 8,
     "window_size": 6,
     "embed_dim": 32,
     "depths": (2, 2, 4),

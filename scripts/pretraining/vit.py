@@ -98,7 +98,7 @@ def pretrain(folder: Path, *, seed: int, steps: int, go_on: bool = False) -> Non
         price = price + 8 * F.binary_cross_entropy_with_logits(parts["patch"](tokens[box, 1:]).float(), patches[box])
         return price + 0.3 * F.cross_entropy(parts["category"](tokens[~box, 0]).float(), kinds[~box])
 
-    fit(parts, shuffled(data, 64, seed), loss, steps=steps, lr=2e-3, folder=folder)
+    fit(parts, shuffled(data, 64, seed), loss, steps=steps, lr=2e-3, folder=folder, go_on=go_on)
     save_half(parts["tower"].state_dict(), folder / "model.safetensors")
     _check(parts, seed)
 
