@@ -21,7 +21,7 @@ def fit(
     folder: Path,
     go_on: bool = False,
 ) -> None:
-    """Train ``parts`` by ``loss(*batch)`` and write ``loss.csv`` and ``loss.png``, behind earlier steps with ``go_on``."""
+    """Train ``parts`` by ``loss(*batch)``; write ``loss.csv`` and ``loss.png``, behind earlier steps with ``go_on``."""
     optimizer = torch.optim.AdamW(parts.parameters(), lr=lr, weight_decay=0.02, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.08)
     rows: list[tuple[int, float, float]] = _read(folder / "loss.csv") if go_on else []
