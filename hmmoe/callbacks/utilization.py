@@ -32,8 +32,9 @@ class ExpertUtilization(Callback):
         figures_every: epochs between heat maps; the last is always drawn. 0 draws nothing.
         share_alarm: share of a stream's weight above which one kind of expert has taken over.
         dead_below: ratio to the fair share below which a group or an expert is dead.
-        quiet_steps: optimizer steps without alarms. A fresh method is the identity through a zero up-projection, so
-            the router learns nothing at first and a random start may look collapsed.
+        quiet_steps: optimizer steps without alarms, unless the last epoch ends within them. A fresh method is the
+            identity through a zero up-projection: the router learns nothing at first, and a random start may look
+            collapsed.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class ExpertUtilization(Callback):
         if table is None:
             return
         alarms = []
-        if trainer.global_step >= self.quiet_steps:
+        if trainer.global_step >= self.quiet_steps or table.epoch + 1 == trainer.max_epochs:
             alarms = find_alarms(table.rows, share_alarm=self.share_alarm)
         # Equal on all ranks already; sync_dist only tells Lightning so.
         values = self._capped_to(summary(table.rows, detail=self.detail)) | {"experts/alarms": float(len(alarms))}

@@ -1,0 +1,89 @@
+"""The benchmark's table, and where it goes."""
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from benchmarks.timing import Spread
+
+
+class Row(NamedTuple):
+    """Numbers of one contestant: ratios by CPU and by wall time, seconds of its fastest round."""
+
+    name: str
+    trained: int
+    saved: int
+    train: Spread
+    train_wall: Spread
+    infer: Spread
+    infer_wall: Spread
+    train_seconds: float
+    infer_seconds: float
+
+
+HEAD = (
+    "method",
+    "trained",
+    "saved for backward",
+    "training step, CPU time",
+    "wall",
+    "inference, CPU time",
+    "wall",
+    "fastest step / inference",
+)
+
+
+def table(rows: Sequence[Row], record: Mapping[str, Any]) -> str:
+    """Markdown: one line on the machine, one per contestant."""
+    setting = record["setting"]
+    sizes = "{batch} samples, {depth} block pairs, rank {rank}, {experts} experts per group".format(**setting)
+    how = "{precision}, {device}, {threads} thread(s), {rounds} rounds".format(**setting)
+    versions = ", ".join(f"{name} {record[name]}" for name in ("python", "torch", "timm", "transformers"))
+    lines = [
+        f"{sizes}; {how}; {record['machine']}; {versions}.",
+        "",
+        f"| {' | '.join(HEAD)} |",
+        f"|{'---|' * len(HEAD)}",
+    ]
+    for row in rows:
+        cells = (
+            row.name,
+            f"{row.trained / 1e6:.2f} M",
+            f"{row.saved / 2**20:.0f} MiB",
+            str(row.train),
+            f"{row.train_wall.median:.2f}",
+            str(row.infer),
+            f"{row.infer_wall.median:.2f}",
+            f"{row.train_seconds:.2f} s / {row.infer_seconds:.2f} s",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def machine(device: str) -> str:
+    """What ran it, without names of hosts."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    name = platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        models = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        name = models[0] if models else name
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def write_section(path: Path, name: str, text: str) -> None:
+    """Put the text between the file's markers of that name; a file, or a section, that lacks them gets them."""
+    first, last = f"<!-- {name} -->", f"<!-- end {name} -->"
+    body = path.read_text() if path.is_file() else ""
+    section = f"{first}\n{text}\n{last}"
+    if first in body and last in body:
+        before, rest = body.split(first, 1)
+        body = before + section + rest.split(last, 1)[1]
+    else:
+        body = f"{body.rstrip()}\n\n{section}\n".lstrip()
+    path.write_text(body)

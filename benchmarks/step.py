@@ -1,0 +1,168 @@
+"""Training step and inference of HMMoE beside LoRA and bottleneck adapters, on ViT-B + AST-B shapes.
+
+    python -m benchmarks.step                                # table on the screen
+    python -m benchmarks.step --markdown docs/performance.md --json bench.json
+    python -m benchmarks.step --precision bf16 --batch 8 --rank 16 --only "hmmoe wide + hmmoe loop"
+
+Ratios to the bottleneck adapter of equal rank, paired round by round in one process. Absolute times of a busy machine
+move by a factor of two; believe the ratios, and those only when they repeat.
+"""
+
+import argparse
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import transformers
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.contestants import REFERENCE, Sizes, contestants, draw
+from benchmarks.report import Row, machine, table, write_section
+from benchmarks.timing import ratios, rounds, saved_bytes
+from hmmoe.model import AdaptedModel
+from hmmoe.trainable import counts, roles
+from hmmoe.types import Batch
+
+
+class Contest:
+    """A model with its optimizer, ready to take steps and to infer."""
+
+    def __init__(self, model: AdaptedModel, batches: Sequence[Batch], *, bf16: bool, device: str) -> None:
+        self.model, self.batches, self.bf16, self.device = model, batches, bf16, device
+        trained = roles(model)
+        parameters = [parameter for name, parameter in model.named_parameters() if name in trained]
+        # No learning rate: the work of a step without its effect, so late rounds measure the same weights.
+        self.optimizer = torch.optim.AdamW(parameters, lr=0.0)
+
+    def _context(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device, torch.bfloat16) if self.bf16 else nullcontext()
+
+    def loss(self, number: int) -> Tensor:
+        """Forward pass with its graph."""
+        batch = self.batches[number % len(self.batches)]
+        with self._context():
+            logits = self.model(batch).logits
+        return F.cross_entropy(logits.float().flatten(0, 1), batch["label"])
+
+    def train(self, number: int) -> None:
+        """One whole step."""
+        self.model.train()
+        self.optimizer.zero_grad()
+        self.loss(number).backward()
+        self.optimizer.step()
+
+    def infer(self, number: int) -> None:
+        """One forward pass without a graph."""
+        self.model.eval()
+        with torch.inference_mode(), self._context():
+            self.model(self.batches[number % len(self.batches)])
+
+
+def check(contests: Mapping[str, Contest]) -> None:
+    """Before any timing: everything finite, every trained tensor reached, both executors equal.
+
+    Raises:
+        AssertionError: what is wrong, by contestant.
+    """
+    for name, contest in contests.items():
+        contest.model.zero_grad()
+        contest.loss(0).backward()
+        parameters = dict(contest.model.named_parameters())
+        dead = [key for key in roles(contest.model) if parameters[key].grad is None]
+        wrong = [key for key, p in parameters.items() if p.grad is not None and not p.grad.isfinite().all()]
+        assert not dead and not wrong, f"{name}: no gradient {dead[:3]}, not finite {wrong[:3]}"
+    pair = [contests[name] for name in ("hmmoe wide", "hmmoe loop") if name in contests]
+    if len(pair) == 2:
+        with torch.no_grad(), pair[0]._context():
+            wide, loop = (contest.model.eval()(contest.batches[0]).logits.float() for contest in pair)
+        torch.testing.assert_close(wide, loop, rtol=1e-2 if pair[0].bf16 else 1e-4, atol=1e-2 if pair[0].bf16 else 1e-5)
+
+
+def measure(contests: Mapping[str, Contest], *, count: int) -> list[Row]:
+    """One row per contestant, in the given order."""
+    train = rounds({name: contest.train for name, contest in contests.items()}, count=count)
+    infer = rounds({name: contest.infer for name, contest in contests.items()}, count=count)
+    clocks = {
+        (phase, clock): ratios(times, REFERENCE, clock=clock)
+        for phase, times in (("train", train), ("infer", infer))
+        for clock in ("cpu", "wall")
+    }
+    rows = []
+    for name, contest in contests.items():
+        contest.model.train()
+        rows.append(
+            Row(
+                name=name,
+                trained=int(counts(contest.model)["trained"]),
+                saved=saved_bytes(contest.model, lambda contest=contest: contest.loss(0)),
+                train=clocks["train", "cpu"][name],
+                train_wall=clocks["train", "wall"][name],
+                infer=clocks["infer", "cpu"][name],
+                infer_wall=clocks["infer", "wall"][name],
+                train_seconds=min(clock.wall for clock in train[name]),
+                infer_seconds=min(clock.wall for clock in infer[name]),
+            )
+        )
+    return rows
+
+
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__.splitlines()[0])
+    for name, default in Sizes._field_defaults.items():
+        if not isinstance(default, bool):
+            parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--tiny", action="store_true", help="64 wide towers, to try the command itself")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--only", default="", help="contestants, separated by +; the reference always runs")
+    parser.add_argument("--json", type=Path, help="write the numbers here")
+    parser.add_argument("--markdown", type=Path, help="write the table into this file, between its markers")
+    return parser.parse_args(given)
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Build, check, measure, report."""
+    args = arguments(given)
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    sizes = Sizes(**{name: getattr(args, name) for name in Sizes._fields})
+    models = contestants(sizes)
+    wanted = {name.strip() for name in args.only.split("+")} if args.only else set(models)
+    unknown = wanted - set(models)
+    if unknown:
+        raise SystemExit(f"--only names {sorted(unknown)}; choose from: {' + '.join(models)}")
+    batches = [move(draw(sizes, seed), args.device) for seed in range(3)]
+    contests = {
+        name: Contest(model.to(args.device), batches, bf16=args.precision == "bf16", device=args.device)
+        for name, model in models.items()
+        if name in wanted | {REFERENCE}
+    }
+    check(contests)
+    rows = measure(contests, count=args.rounds)
+    setting = sizes._asdict() | {key: getattr(args, key) for key in ("rounds", "threads", "precision", "device")}
+    versions = {"torch": torch.__version__, "timm": timm.__version__, "transformers": transformers.__version__}
+    record = {"setting": setting, "machine": machine(args.device), "python": platform.python_version(), **versions}
+    text = table(rows, record)
+    print(text)
+    if args.json:
+        args.json.write_text(json.dumps(record | {"rows": [row._asdict() for row in rows]}, indent=2) + "\n")
+    if args.markdown:
+        write_section(args.markdown, f"step {args.precision} batch {args.batch}", text)
+
+
+def move(batch: Batch, device: str) -> Batch:
+    """Tensors of a batch on the device."""
+    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+
+
+if __name__ == "__main__":
+    main()
