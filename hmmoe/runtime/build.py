@@ -1,6 +1,7 @@
 """The parts of a run in the order in which they can fail cheaply: data, backbone, method and head, task, trainer."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -18,6 +19,7 @@ from hmmoe.errors import ConfigError, DataMissing, UserError, WeightsMissing
 from hmmoe.model import AdaptedModel
 from hmmoe.runtime.check import weight_faults
 from hmmoe.runtime.session import Session, is_main
+from hmmoe.runtime.warm_start import warm_start
 
 
 def part(node: Any, path: str, **override: Any) -> Any:
@@ -84,6 +86,8 @@ def task(cfg: DictConfig, module: L.LightningDataModule) -> L.LightningModule:
     head = factory(node.pop("head"), "task.head")
     backbone = part(cfg.backbone, "backbone")
     model = AdaptedModel(backbone, factory(cfg.peft, "peft"), head, checkpointing=cfg.checkpointing)
+    if (start := cfg.get("init_from")) is not None:
+        warm_start(model, Path(start))
     make = factory(node, "task")
     recipe = part(cfg.optim, "optim")
     return make(model=model, recipe=recipe, val_splits=module.val_splits, test_splits=module.test_splits)
@@ -94,7 +98,7 @@ def trainer(
 ) -> L.Trainer:
     """The trainer with the callbacks that every run has and those of ``conf/callbacks``."""
     session.describe(pl_module.model, module)
-    card = session.card(pl_module.model)
+    card = session.card()
     callbacks = [
         EpochSeeds(cfg.seed),
         Guard(session.settings),

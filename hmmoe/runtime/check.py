@@ -139,6 +139,9 @@ def run_faults(settings: Settings) -> Iterator[str]:
             f"monitor={settings['monitor']} chooses the model on the test split: monitor a validation split, or say "
             "allow_test_selection=true, which is stamped on the result"
         )
+    start = settings.get("init_from")
+    if start is not None and not Path(start).is_file():
+        yield f"init_from={start}: no such file; it must be the adapter.safetensors or a checkpoint of another run"
     yield from scale_faults(settings["scale"])
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         devices = settings["trainer"].get("devices", 1)

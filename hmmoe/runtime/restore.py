@@ -15,7 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from hmmoe.errors import CheckpointError
 
-RUN_DIR = "HMMOE_RUN_DIR"
+RUN_DIR, HYDRA_DIR = "HMMOE_RUN_DIR", "HMMOE_HYDRA_DIR"
+"""Read by ``conf/hydra/default.yaml``, and inherited by the processes that DDP starts."""
+
 GROUPS = ("backbone", "data", "task", "peft", "optim", "trainer", "callbacks", "logger", "paths")
 CHOICES = ("experiment", "backbone", "data", "task")
 
@@ -49,8 +51,10 @@ def prepare(argv: Sequence[str], *, evaluate: bool) -> str | None:
         raise CheckpointError(f"no checkpoint at ckpt_path={path}")
     run = file.resolve().parent.parent if file.resolve().parent.name == "checkpoints" else None
     if run is not None:
-        folder = run / f"eval_{datetime.now():%Y-%m-%d_%H-%M-%S}" if evaluate else run
-        os.environ.setdefault(RUN_DIR, str(folder))
+        now = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+        os.environ.setdefault(RUN_DIR, str(run / f"eval_{now}" if evaluate else run))
+        if not evaluate:
+            os.environ.setdefault(HYDRA_DIR, f".hydra/resumed_{now}")
     if not evaluate and any(choice in given for choice in CHOICES):
         return None
     _register(read_settings(file))

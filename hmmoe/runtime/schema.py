@@ -39,6 +39,7 @@ class RunConfig:
     train: bool = MISSING
     test: bool = MISSING
     ckpt_path: str | None = None
+    init_from: str | None = None
     monitor: str = MISSING
     mode: Mode = MISSING
     allow_test_selection: bool = MISSING

@@ -21,6 +21,7 @@ from hmmoe.runtime import restore
 from hmmoe.runtime.command import Interrupted
 from hmmoe.runtime.result import export, measure, show
 from hmmoe.runtime.stamp import stamp
+from hmmoe.runtime.warm_start import identity
 
 log = logging.getLogger(__name__)
 
@@ -105,17 +106,17 @@ class Session:
     def describe(self, model: AdaptedModel, data: L.LightningDataModule) -> None:
         """Note what the run is made of, once it is built."""
         if self.main:
-            self._record |= {"data": data.manifest(), "fingerprint": model.fingerprint}
-            self._write("run.json", self._record)
+            start = self.settings.get("init_from")
+            origin = None if start is None else identity(Path(start))
+            self._note(data=data.manifest(), fingerprint=model.fingerprint, init_from=origin)
 
     def adopt(self, loggers: list[Any]) -> None:
         """Note the W&B id before the first step: after a crash it would be lost."""
         ids = [logger.version for logger in loggers if type(logger).__name__ == "WandbLogger"]
         if self.main and ids:
-            self._record["wandb_id"] = ids[0]
-            self._write("run.json", self._record)
+            self._note(wandb_id=ids[0])
 
-    def card(self, model: AdaptedModel) -> dict[str, Any]:
+    def card(self) -> dict[str, Any]:
         """What every checkpoint carries beside weights and optimizer, in plain containers."""
         return {"settings": restore.savable(self.cfg), "stamp": stamp()}
 
@@ -130,13 +131,17 @@ class Session:
         """Write the result, show it, and return the monitored score of the weights that were kept."""
         result = measure(self.cfg, self.job, trainer, task, data)
         if trainer.is_global_zero:
-            result |= {"seconds": round(time.time() - self._started, 1), "peak_memory_mib": result["peak_memory_mib"]}
+            result["seconds"] = round(time.time() - self._started, 1)
             self._write("result.json", result)
             best = self.folder / "checkpoints" / "best.ckpt"
             if best.is_file() and self.job == "train":
                 export(best, self.folder / "adapter.safetensors")
             show(result, shown(self.folder), shown(best) if best.is_file() and self.job == "train" else None)
         return result["selected"]["score"]
+
+    def _note(self, **facts: Any) -> None:
+        self._record |= facts
+        self._write("run.json", self._record)
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 PACKAGES = ("hmmoe", "torch", "torchvision", "lightning", "timm", "transformers", "torchmetrics", "hydra-core", "numpy")
 
 
+@cache
 def stamp() -> dict[str, Any]:
     """Code, versions, hardware and command, as plain containers."""
     return {
