@@ -17,6 +17,14 @@ from tests.runs import composed, tiny
 WITHOUT_SCORES = {"seconds", "cost", "peak_memory_mib"}
 
 
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    """What ``restore.prepare`` puts there is gone after each test."""
+    for name in (restore.RUN_DIR, restore.HYDRA_DIR):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
 def run(folder: Path, *overrides: str, config: str = "train", job=training.train) -> float | None:
     with composed(f"paths.run_dir={folder}", *overrides, config=config) as cfg:
         return job(cfg)
@@ -87,7 +95,7 @@ def test_exported_adapter_holds_the_best_weights(whole):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_resume_gives_the_unbroken_run(settings, whole, tmp_path, monkeypatch, workers):
+def test_resume_gives_the_unbroken_run(settings, whole, tmp_path, workers):
     """Stopped in the middle of the second epoch, as by a kill: the file knows the first epoch's end."""
     stop = "+callbacks.stop={_target_: tests.runs.StopAt, epoch: 1, batch: 2}"
     with pytest.raises(RuntimeError, match="stopped by the test"):
@@ -96,7 +104,6 @@ def test_resume_gives_the_unbroken_run(settings, whole, tmp_path, monkeypatch, w
     assert "stopped by the test" in load(tmp_path / "status.json")["reason"]
 
     last = tmp_path / "checkpoints" / "last.ckpt"
-    monkeypatch.setenv(restore.RUN_DIR, str(tmp_path))
     run(tmp_path, *settings, f"ckpt_path={last}", f"data.num_workers={workers}")
     assert rows(tmp_path) == rows(whole)
     resumed, unbroken = load(tmp_path / "result.json"), load(whole / "result.json")
@@ -108,9 +115,8 @@ def test_resume_gives_the_unbroken_run(settings, whole, tmp_path, monkeypatch, w
     assert len(load(tmp_path / "run.json")["resumed"]) == 1
 
 
-def test_eval_needs_nothing_but_the_checkpoint(whole, tmp_path, monkeypatch):
+def test_eval_needs_nothing_but_the_checkpoint(whole, tmp_path):
     best = whole / "checkpoints" / "best.ckpt"
-    monkeypatch.delenv(restore.RUN_DIR, raising=False)
     assert restore.prepare(["eval.py", f"ckpt_path={best}"], evaluate=True) == "checkpoint"
     run(tmp_path, f"ckpt_path={best}", config="checkpoint", job=evaluation.evaluate)
     again, first = load(tmp_path / "result.json"), load(whole / "result.json")
@@ -119,12 +125,20 @@ def test_eval_needs_nothing_but_the_checkpoint(whole, tmp_path, monkeypatch):
     assert (tmp_path / "predictions" / "test.csv").read_text() == (whole / "predictions" / "test.csv").read_text()
 
 
-def test_eval_folder_lies_below_the_run(whole, monkeypatch):
-    monkeypatch.delenv(restore.RUN_DIR, raising=False)
+def test_eval_folder_lies_below_the_run(whole):
     restore.prepare(["eval.py", f"ckpt_path={whole / 'checkpoints' / 'best.ckpt'}"], evaluate=True)
     folder = Path(restore.os.environ[restore.RUN_DIR])
     assert folder.parent == whole and folder.name.startswith("eval_")
-    monkeypatch.delenv(restore.RUN_DIR)
+
+
+def test_settings_out_of_a_checkpoint_take_overrides_like_any_other(whole):
+    last = whole / "checkpoints" / "last.ckpt"
+    assert restore.prepare(["train.py", f"ckpt_path={last}"], evaluate=False) == "checkpoint"
+    assert restore.os.environ[restore.RUN_DIR] == str(whole)
+    with composed("trainer=ddp_sim", "precision=bf16-mixed", "data.batch_size=4", config="checkpoint") as cfg:
+        assert (cfg.trainer.devices, cfg.trainer.precision, cfg.data.batch_size) == (2, "bf16-mixed", 4)
+        assert cfg.peft.rank == 2 and cfg.name == "nlvr_hmmoe"
+    assert restore.prepare(["train.py", f"ckpt_path={last}", "experiment=nlvr_hmmoe"], evaluate=False) is None
 
 
 @pytest.mark.parametrize(
@@ -135,9 +149,8 @@ def test_eval_folder_lies_below_the_run(whole, monkeypatch):
         ("peft=series_adapter", "unexpected"),
     ],
 )
-def test_weights_of_another_model_are_refused(whole, tmp_path, monkeypatch, override, words):
+def test_weights_of_another_model_are_refused(whole, tmp_path, override, words):
     best = whole / "checkpoints" / "best.ckpt"
-    monkeypatch.setenv(restore.RUN_DIR, str(tmp_path))
     restore.prepare(["eval.py", f"ckpt_path={best}"], evaluate=True)
     with pytest.raises(UserError, match=words):
         run(tmp_path, f"ckpt_path={best}", override, config="checkpoint", job=evaluation.evaluate)
