@@ -104,14 +104,16 @@ def test_questions_are_the_same_every_time(monkeypatch: pytest.MonkeyPatch):
     assert said.plain(said.rows).sum(1).tolist() == [32] * 50
 
 
-def test_a_table_goes_between_its_marks():
+def test_lines_go_between_their_marks_and_those_of_other_towers_stay():
     row = probe_mini.Row("vit", "object", 8, "2 / 1", 0.125, 0.2, 0.3, 0.98765).cells()
     assert row == ["vit", "object", "8", "2 / 1", "0.125", "0.200", "0.300", "0.988"]
-    card = probe_mini.put("above\n<!-- probes -->\nold\n<!-- end probes -->\nbelow\n", "probes", [("a", "b"), row[:2]])
-    assert card == ("above\n<!-- probes -->\n| a | b |\n| --- | --- |\n| vit | object |\n<!-- end probes -->\nbelow\n")
-    assert probe_mini.put(card, "probes", [("a", "b"), row[:2]]) == card
+    empty = "above\n<!-- probes -->\n<!-- end probes -->\nbelow\n"
+    card = probe_mini.put(empty, "probes", ("a", "b"), [("vit", "1"), ("bert", "2")])
+    table = "| a | b |\n| --- | --- |\n| vit | {} |\n| bert | 2 |"
+    assert card == f"above\n<!-- probes -->\n{table.format(1)}\n<!-- end probes -->\nbelow\n"
+    assert table.format(3) in probe_mini.put(card, "probes", ("a", "b"), [("vit", "3")])
     with pytest.raises(ValueError, match=r"must hold the lines <!-- real --> and <!-- end real -->"):
-        probe_mini.put("nothing", "real", [row])
+        probe_mini.put("nothing", "real", ("a", "b"), [])
 
 
 def test_the_card_has_a_place_for_every_table_and_the_sizes_of_the_weights():
