@@ -37,7 +37,7 @@ test-real: $(VENV)/.ok  ## the tests that read real data (../shared/realdata or 
 	$(PY) -m pytest -m real $(ARGS)
 
 bench: $(VENV)/.ok  ## training step and inference of HMMoE, LoRA and a bottleneck adapter, as ratios
-	$(PY) -m benchmarks.adapters $(ARGS)
+	$(PY) -m benchmarks.step $(ARGS)
 
 lint: $(VENV)/.ok  ## ruff: rules and format
 	$(PY) -m ruff check .
