@@ -11,7 +11,7 @@ from hmmoe.backbones.ast import AST
 from hmmoe.backbones.bert import Bert
 from hmmoe.backbones.timm_swin import TimmSwinV2
 from hmmoe.backbones.timm_vit import TimmViT
-from hmmoe.backbones.towers import Towers, perturb
+from hmmoe.backbones.towers import Towers
 from hmmoe.heads.fusion import FusionHead
 from hmmoe.model import AdaptedModel
 from hmmoe.peft.hmmoe import HMMoE
@@ -19,6 +19,14 @@ from hmmoe.trainable import roles
 from hmmoe.types import Stream
 
 KINDS = {"single": {}, "cross": {}, "channel": {}}
+
+
+def perturb(module: nn.Module, scale: float = 0.02, seed: int = 0) -> None:
+    """Shift every parameter by N(0, scale): a freshly built Swin-V2 is the identity and would pass any parity test."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += scale * torch.randn(parameter.shape, generator=generator)
 
 
 def seeded(build: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -201,11 +200,3 @@ class Towers(Backbone):
 def join(x: Tensor, segments: int) -> Tensor:
     """(B*T, N, ...) to (B, T*N, ...)."""
     return x.unflatten(0, (-1, segments)).flatten(1, 2)
-
-
-def perturb(module: nn.Module, scale: float = 0.02, seed: int = 0) -> None:
-    """Shift every parameter by N(0, scale): a freshly built Swin-V2 is the identity and would pass any parity test."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter += scale * torch.randn(parameter.shape, generator=generator)

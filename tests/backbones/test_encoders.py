@@ -6,9 +6,9 @@ from safetensors.torch import save_file
 
 from hmmoe.backbones.bert import Bert
 from hmmoe.backbones.timm_vit import TimmViT
-from hmmoe.backbones.towers import perturb
 from hmmoe.errors import ConfigError, WeightsMissing
 from tests import small
+from tests.small import perturb
 
 KEEP = torch.arange(8) < torch.tensor([8, 5])[:, None]
 FAMILIES = {

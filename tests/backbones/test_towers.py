@@ -6,10 +6,11 @@ import sys
 import pytest
 import torch
 
-from hmmoe.backbones.towers import Towers, meeting_blocks, perturb
+from hmmoe.backbones.towers import Towers, meeting_blocks
 from hmmoe.errors import ConfigError
 from hmmoe.peft.policies import LinearProbe
 from tests import small
+from tests.small import perturb
 
 
 def test_schedule_gives_dg_scts_pairing():
@@ -124,6 +125,7 @@ def test_a_batch_of_the_wrong_size_or_without_a_modality_is_named():
 COMPILE = """
 import torch
 from tests import small
+from tests.small import perturb
 torch.set_num_threads(1)
 model = small.model("vision", "text").eval()
 small.move(model)

@@ -6,7 +6,7 @@ import peft as hf
 import pytest
 import torch
 
-from hmmoe.backbones.towers import Towers, perturb
+from hmmoe.backbones.towers import Towers
 from hmmoe.errors import CheckpointError, ConfigError
 from hmmoe.model import AdaptedModel
 from hmmoe.peft.bottleneck import ParallelAdapter, SeriesAdapter
@@ -14,6 +14,7 @@ from hmmoe.peft.lora import LoRA
 from hmmoe.peft.policies import Full, LinearProbe
 from hmmoe.trainable import check_live, load_own_state, own_state, roles
 from tests import small
+from tests.small import perturb
 
 METHODS = {
     "linear_probe": LinearProbe,
