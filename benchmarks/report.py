@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 
+from benchmarks.contestants import REFERENCE
 from benchmarks.timing import Spread
 
 
 class Row(NamedTuple):
-    """Numbers of one contestant: ratios by CPU and by wall time, seconds of its fastest round."""
+    """Numbers of one contestant: ratios by CPU and by wall time, CPU seconds of its fastest round."""
 
     name: str
     trained: int
@@ -33,12 +34,17 @@ HEAD = (
     "wall",
     "inference, CPU time",
     "wall",
-    "fastest step / inference",
+    "fastest step",
+    "fastest inference",
 )
 
 
 def table(rows: Sequence[Row], record: Mapping[str, Any]) -> str:
-    """Markdown: one line on the machine, one per contestant."""
+    """Markdown: one line on the machine, one per contestant.
+
+    Ratios are medians of the rounds with their quartiles. The fastest rounds, of CPU time too, are what other work on
+    the machine has disturbed least.
+    """
     setting = record["setting"]
     sizes = "{batch} samples, {depth} block pairs, rank {rank}, {experts} experts per group".format(**setting)
     how = "{precision}, {device}, {threads} thread(s), {rounds} rounds".format(**setting)
@@ -49,6 +55,7 @@ def table(rows: Sequence[Row], record: Mapping[str, Any]) -> str:
         f"| {' | '.join(HEAD)} |",
         f"|{'---|' * len(HEAD)}",
     ]
+    base = next(row for row in rows if row.name == REFERENCE)
     for row in rows:
         cells = (
             row.name,
@@ -58,7 +65,8 @@ def table(rows: Sequence[Row], record: Mapping[str, Any]) -> str:
             f"{row.train_wall.median:.2f}",
             str(row.infer),
             f"{row.infer_wall.median:.2f}",
-            f"{row.train_seconds:.2f} s / {row.infer_seconds:.2f} s",
+            f"{row.train_seconds:.2f} s ({row.train_seconds / base.train_seconds:.2f})",
+            f"{row.infer_seconds:.2f} s ({row.infer_seconds / base.infer_seconds:.2f})",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

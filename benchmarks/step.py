@@ -105,8 +105,8 @@ def measure(contests: Mapping[str, Contest], *, count: int) -> list[Row]:
                 train_wall=clocks["train", "wall"][name],
                 infer=clocks["infer", "cpu"][name],
                 infer_wall=clocks["infer", "wall"][name],
-                train_seconds=min(clock.wall for clock in train[name]),
-                infer_seconds=min(clock.wall for clock in infer[name]),
+                train_seconds=min(clock.cpu for clock in train[name]),
+                infer_seconds=min(clock.cpu for clock in infer[name]),
             )
         )
     return rows
