@@ -20,7 +20,7 @@ $(VENV)/.ok: pyproject.toml constraints.txt
 	else \
 	    { [ -x $(PY) ] || $(PYTHON) -m venv $(VENV); } && \
 	    $(PY) -m pip install --quiet --upgrade 'pip>=25.1' && \
-	    $(PY) -m pip install --quiet -e . --group dev -c constraints.txt; \
+	    PYTHONWARNINGS=ignore $(PY) -m pip install --quiet -e . --group dev -c constraints.txt; \
 	fi
 	@touch $@
 
