@@ -86,8 +86,8 @@ def task(cfg: DictConfig, module: L.LightningDataModule) -> L.LightningModule:
     head = factory(node.pop("head"), "task.head")
     backbone = part(cfg.backbone, "backbone")
     model = AdaptedModel(backbone, factory(cfg.peft, "peft"), head, checkpointing=cfg.checkpointing)
-    if (start := cfg.get("init_from")) is not None:
-        warm_start(model, Path(start))
+    if cfg.init_from is not None:
+        warm_start(model, Path(cfg.init_from))
     make = factory(node, "task")
     recipe = part(cfg.optim, "optim")
     return make(model=model, recipe=recipe, val_splits=module.val_splits, test_splits=module.test_splits)

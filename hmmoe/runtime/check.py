@@ -131,7 +131,7 @@ def scale_faults(scale: str) -> Iterator[str]:
 
 def run_faults(settings: Settings) -> Iterator[str]:
     """Settings of the run that contradict each other."""
-    if settings["trainer"].get("_target_") and settings["monitor"].count("/") != 1:
+    if settings["monitor"].count("/") != 1:
         yield f"monitor={settings['monitor']}: must be <split>/<metric>, such as val/acc"
     split = settings["monitor"].partition("/")[0]
     if split == "test" and not settings["allow_test_selection"]:
@@ -139,7 +139,7 @@ def run_faults(settings: Settings) -> Iterator[str]:
             f"monitor={settings['monitor']} chooses the model on the test split: monitor a validation split, or say "
             "allow_test_selection=true, which is stamped on the result"
         )
-    start = settings.get("init_from")
+    start = settings["init_from"]
     if start is not None and not Path(start).is_file():
         yield f"init_from={start}: no such file; it must be the adapter.safetensors or a checkpoint of another run"
     yield from scale_faults(settings["scale"])

@@ -31,19 +31,8 @@ def prepare(argv: Sequence[str], *, evaluate: bool) -> str | None:
     given = dict(word.split("=", 1) for word in argv[1:] if "=" in word and not word.startswith("-"))
     path = given.get("ckpt_path", "").strip("'\"")
     if not path or path == "null":
-        flags = {
-            "--help",
-            "-h",
-            "--hydra-help",
-            "--version",
-            "--info",
-            "-i",
-            "--cfg",
-            "-c",
-            "--shell-completion",
-            "-sc",
-        }
-        if evaluate and not flags.intersection(argv):
+        asks = any(word.startswith("-") for word in argv[1:])  # --help, --cfg and their kin need no weights
+        if evaluate and not asks:
             raise CheckpointError("say which weights: python eval.py ckpt_path=<run>/checkpoints/best.ckpt")
         return None
     file = Path(path)
@@ -79,9 +68,12 @@ def read_settings(file: Path) -> dict[str, Any]:
 
 
 def savable(cfg: DictConfig) -> dict[str, Any]:
-    """What ``read_settings`` returns: plain containers, which load under ``weights_only``."""
+    """What ``read_settings`` returns: plain containers, which load under ``weights_only``.
+
+    Where the weights came from is left out: whoever reads these settings has the weights in the same file.
+    """
     settings = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
-    return {**settings, "ckpt_path": None}
+    return {**settings, "ckpt_path": None, "init_from": None}
 
 
 def _register(settings: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What came out: numbers by split beside what needs no model, cost, and where everything lies."""
+"""What came out: numbers by split beside their reference lines, cost, and where everything lies."""
 
 import json
 from pathlib import Path

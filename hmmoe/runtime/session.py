@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import time
+import traceback
 import warnings
 from datetime import datetime
 from pathlib import Path
@@ -81,7 +82,7 @@ class Session:
             self._record = known
         else:
             facts = {key: self.settings[key] for key in ("name", "scale", "seed", "tags")}
-            self._record = {"job": self.job, **facts, **now, "wandb_id": None}
+            self._record = {"job": self.job, **facts, **now, "wandb_id": None, "init_from": None}
         self._write("run.json", self._record)
         self._write("status.json", {"status": "running", "since": now_text(), "pid": os.getpid()})
         (self.folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(self.settings)))
@@ -97,7 +98,7 @@ class Session:
         elif error is not None:
             status = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
             if not isinstance(error, UserError):
-                log.debug("failed", exc_info=error)
+                status["traceback"] = "".join(traceback.format_exception(error))
         self._write("status.json", {**status, "until": now_text(), "seconds": round(time.time() - self._started, 1)})
         last = self.folder / "checkpoints" / "last.ckpt"
         if error is not None and last.is_file():
@@ -106,9 +107,9 @@ class Session:
     def describe(self, model: AdaptedModel, data: L.LightningDataModule) -> None:
         """Note what the run is made of, once it is built."""
         if self.main:
-            start = self.settings.get("init_from")
-            origin = None if start is None else identity(Path(start))
-            self._note(data=data.manifest(), fingerprint=model.fingerprint, init_from=origin)
+            self._note(data=data.manifest(), fingerprint=model.fingerprint)
+            if self.settings["init_from"] is not None:
+                self._note(init_from=identity(Path(self.settings["init_from"])))
 
     def adopt(self, loggers: list[Any]) -> None:
         """Note the W&B id before the first step: after a crash it would be lost."""
@@ -125,7 +126,7 @@ class Session:
         if trainer.fast_dev_run:
             return None
         best = self.folder / "checkpoints" / "best.ckpt"
-        return str(best) if best.is_file() else cfg.ckpt_path
+        return str(best) if cfg.train and best.is_file() else cfg.ckpt_path
 
     def conclude(self, trainer: L.Trainer, task: L.LightningModule, data: L.LightningDataModule) -> float | None:
         """Write the result, show it, and return the monitored score of the weights that were kept."""

@@ -84,3 +84,12 @@ def test_two_cpu_processes_by_command(tmp_path):
     assert json.loads((tmp_path / "run" / "result.json").read_text())["processes"] == 2
     assert done.stdout.count("epoch 3/3") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["NLVR", "run"]
+
+
+@pytest.mark.slow
+def test_a_sweep_gives_every_job_its_folder(tmp_path):
+    words = [*tiny(tmp_path / "NLVR"), "trainer.max_epochs=1", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    done = command("train.py", "-m", *words, "seed=1,2")
+    assert done.returncode == 0, done.stderr
+    seeds = {json.loads((tmp_path / "sweep" / job / "result.json").read_text())["seed"] for job in ("0", "1")}
+    assert seeds == {1, 2}

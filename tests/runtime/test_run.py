@@ -252,3 +252,20 @@ def test_seeds_repeat_and_differ(settings, whole, tmp_path):
     assert rows(tmp_path / "same") == rows(whole)
     run(tmp_path / "other", *settings, "seed=2")
     assert rows(tmp_path / "other") != rows(whole)
+
+
+def test_a_start_from_another_run_is_on_record(settings, whole, tmp_path):
+    run(tmp_path, *settings, f"init_from={whole / 'adapter.safetensors'}", "trainer.max_epochs=1")
+    assert load(tmp_path / "run.json")["init_from"]["path"].endswith("adapter.safetensors")
+    checkpoint = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["settings"]["init_from"] is None
+    with pytest.raises(ConfigError, match="init_from=nowhere: no such file"):
+        run(tmp_path / "none", *settings, "init_from=nowhere")
+
+
+def test_testing_alone_takes_the_given_weights(settings, whole, tmp_path):
+    last = whole / "checkpoints" / "last.ckpt"
+    run(tmp_path, *settings, "train=false", f"ckpt_path={last}")
+    epoch = torch.load(last, weights_only=True)["callbacks"]
+    assert load(tmp_path / "result.json")["selected"]["epoch"] == next(iter(epoch.values()))["epoch"]
+    assert not (tmp_path / "checkpoints").exists()
