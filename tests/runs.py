@@ -42,6 +42,7 @@ def tiny(root: Path) -> list[str]:
         "experiment=nlvr_hmmoe",
         "scale=mini",
         "logger=csv",
+        "callbacks.utilization.figures_every=0",
         f"data.miniature.root={root}",
         "+data.miniature.examples={train: 48, dev: 8, test: 8, hidden: 8}",
         "data.batch_size=8",
