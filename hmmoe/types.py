@@ -5,6 +5,7 @@ Axis legend
     S streams in parallel: B*T where modalities meet segment by segment, B where whole samples meet
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxtyping import Bool, Float
@@ -22,11 +23,15 @@ Batch = dict[str, Any]
 
 
 class Site(NamedTuple):
-    """A meeting point: the depth at which all modalities lie open at their FFN."""
+    """A meeting point: the depth at which all modalities lie open at their FFN.
+
+    ``memory`` names those that are only read here: their streams are constant tokens.
+    """
 
     index: int
     label: str
     widths: dict[str, int]
+    memory: frozenset[str] = frozenset()
 
 
 class Stream(NamedTuple):
@@ -68,11 +73,24 @@ class Routing(NamedTuple):
 
 
 class Features(NamedTuple):
-    """What a tower hands to the head."""
+    """What a tower hands to the head.
+
+    ``levels`` are the tokens at the end of every stage, fine to coarse, without prefix tokens, the last ones as they
+    leave the tower; None where a backbone does not offer them.
+    """
 
     tokens: Float[Tensor, "B T N D"]
     keep: Bool[Tensor, "B T N"] | None
     pooled: Float[Tensor, "B T D"]
+    levels: tuple[Float[Tensor, "B T _N _D"], ...] | None = None
+
+
+class Widths(dict[str, int]):
+    """Width of every modality's final features; ``levels`` holds those of ``Features.levels``."""
+
+    def __init__(self, final: Mapping[str, int], *, levels: Mapping[str, Sequence[int]]) -> None:
+        super().__init__(final)
+        self.levels = {modality: tuple(widths) for modality, widths in levels.items()}
 
 
 class Adapted(NamedTuple):

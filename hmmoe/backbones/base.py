@@ -3,6 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from hmmoe.types import Batch, Features, Site, Stream
 Context = dict[str, Tensor | None]
 Roles = Mapping[str, tuple[str, int, int]]
 """Role -> (module path inside a block, which part, of how many parts fused along the rows)."""
-Pooling = Literal["cls", "mean"]
+Pooling = Literal["cls", "mean", "last", "library"]
 
 
 class Half(NamedTuple):
@@ -44,13 +45,17 @@ class Encoder(nn.Module, ABC):
         library: the timm or transformers model; its state-dict keys are those of the published checkpoint.
         widths: width D of every block.
         stages: number of blocks of every stage; one entry for a flat tower.
-        pool: "cls" for the mean of the prefix tokens, "mean" for the mean of the others.
+        pool: "cls" for the mean of the prefix tokens, "mean" for the mean of the others, "last" for the last kept
+            token, "library" for what the library itself hands to a classifier.
     """
 
     prefix: int = 0
     """Leading tokens that are no patches or words."""
 
-    roles: ClassVar[Roles] = {}
+    clips: ClassVar[bool] = False
+    """Takes all T frames of a sample at once, (B, T, C, H, W), and makes one segment of them."""
+
+    roles: Roles = MappingProxyType({})
 
     def __init__(self, library: nn.Module, *, widths: Sequence[int], stages: Sequence[int], pool: Pooling) -> None:
         super().__init__()
@@ -85,12 +90,21 @@ class Encoder(nn.Module, ABC):
 
     def pool(self, tokens: Float[Tensor, "S N D"], keep: Bool[Tensor, "S N"] | None) -> Float[Tensor, "S D"]:
         """One vector per row."""
+        if self.pooling == "library":
+            return self.own_pool(tokens, keep)
+        if self.pooling == "last":
+            last = -1 if keep is None else keep.long().cumsum(1).argmax(1)
+            return tokens[torch.arange(len(tokens), device=tokens.device), last]
         if self.pooling == "cls":
             return tokens[:, : self.prefix].mean(1)
         if keep is None:
             return tokens[:, self.prefix :].mean(1)
         weight = keep[:, self.prefix :, None].to(tokens.dtype)
         return (tokens[:, self.prefix :] * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+    def own_pool(self, tokens: Float[Tensor, "S N D"], keep: Bool[Tensor, "S N"] | None) -> Float[Tensor, "S D"]:
+        """The library's own pooling, for ``pool: library``."""
+        raise ConfigError(f"{type(self).__name__} has no pooling of its own: set pool to cls, mean or last")
 
     def linears(self, role: str) -> list[LinearPart]:
         """The linear layers that play ``role`` (q, k, v, o, fc1, fc2), one per block, named from this encoder."""

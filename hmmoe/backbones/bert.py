@@ -1,15 +1,14 @@
-"""BERT of transformers: post-norm layers, so a delta on the FFN's dense output passes the layer's last LayerNorm."""
+"""BERT and RoBERTa of transformers: post-norm layers, a delta on the FFN's dense output passes the last LayerNorm."""
 
 from typing import Any, ClassVar
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, PretrainedConfig, PreTrainedModel, RobertaConfig, RobertaModel
 from transformers.masking_utils import create_bidirectional_mask
 
 from hmmoe.backbones.base import Context, Encoder, Half, Pooling, Roles
-from hmmoe.backbones.hf_weights import create
-from hmmoe.errors import ConfigError
+from hmmoe.backbones.hf_weights import create, refuse_other_sizes
 
 
 class Bert(Encoder):
@@ -18,7 +17,7 @@ class Bert(Encoder):
     Args:
         weights: local folder, hub:<owner>/<name>, or None for random ones.
         pool: "cls" (first token) or "mean" (of the other kept tokens).
-        options: keys of ``BertConfig`` that override the stored ones.
+        options: keys of the config class that override the stored ones.
     """
 
     prefix = 1
@@ -30,13 +29,12 @@ class Bert(Encoder):
         "fc1": ("intermediate.dense", 0, 1),
         "fc2": ("output.dense", 0, 1),
     }
+    kind: ClassVar[type[PreTrainedModel]] = BertModel
+    config: ClassVar[type[PretrainedConfig]] = BertConfig
 
     def __init__(self, *, weights: str | None = None, pool: Pooling = "cls", **options: Any) -> None:
-        library, unfit = create(BertModel, BertConfig, weights, options, add_pooling_layer=False)
-        if unfit:
-            raise ConfigError(
-                f"{weights} and the requested sizes differ in {unfit[:3]}: correct the backbone's options"
-            )
+        library, unfit = create(self.kind, self.config, weights, options, add_pooling_layer=False)
+        refuse_other_sizes(weights, unfit)
         depth = len(library.encoder.layer)
         super().__init__(library, widths=[library.config.hidden_size] * depth, stages=[depth], pool=pool)
 
@@ -65,3 +63,10 @@ class Bert(Encoder):
     def finish(self, x: Float[Tensor, "S N D"], ctx: Context) -> Float[Tensor, "S N D"]:
         """BERT ends with its last layer."""
         return x
+
+
+class Roberta(Bert):
+    """A transformers ``RobertaModel`` without pooler; positions count from the first token that is no padding."""
+
+    kind: ClassVar[type[PreTrainedModel]] = RobertaModel
+    config: ClassVar[type[PretrainedConfig]] = RobertaConfig

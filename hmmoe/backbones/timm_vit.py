@@ -7,8 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hmmoe.backbones.base import Context, Encoder, Half, Pooling, Roles
-from hmmoe.backbones.timm_weights import ROLES, create
-from hmmoe.errors import ConfigError
+from hmmoe.backbones.timm_weights import ROLES, create, expect
 
 
 class TimmViT(Encoder):
@@ -17,7 +16,7 @@ class TimmViT(Encoder):
     Args:
         name: timm model name.
         weights: local file, "hub" for timm's own, None for random ones.
-        pool: "cls" (mean of the prefix tokens) or "mean" (of the patches).
+        pool: "cls" (mean of the prefix tokens), "mean" (of the patches) or "library" (SigLIP: its attention pooling).
         options: further keywords of ``timm.create_model``, such as ``img_size``.
     """
 
@@ -25,8 +24,7 @@ class TimmViT(Encoder):
 
     def __init__(self, name: str, *, weights: str | None = None, pool: Pooling = "cls", **options: Any) -> None:
         library = create(name, weights, options)
-        if not isinstance(library, timm.models.vision_transformer.VisionTransformer):
-            raise ConfigError(f"{name} is a {type(library).__name__}, which another family file opens")
+        expect(library, timm.models.vision_transformer.VisionTransformer, timm.models.vision_transformer.Block)
         self.prefix = library.num_prefix_tokens
         depth = len(library.blocks)
         super().__init__(library, widths=[library.embed_dim] * depth, stages=[depth], pool=pool)
@@ -55,3 +53,7 @@ class TimmViT(Encoder):
     def finish(self, x: Float[Tensor, "S N D"], ctx: Context) -> Float[Tensor, "S N D"]:
         """The final norm."""
         return self.library.norm(x)
+
+    def own_pool(self, tokens: Float[Tensor, "S N D"], keep: Bool[Tensor, "S N"] | None) -> Float[Tensor, "S D"]:
+        """What timm hands to a classifier."""
+        return self.library.forward_head(tokens, pre_logits=True)

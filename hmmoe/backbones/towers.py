@@ -1,6 +1,7 @@
 """Any number of encoders in lockstep: at every site all of them stand open at their FFN output."""
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Bool, Float
@@ -8,11 +9,14 @@ from torch import Tensor, nn
 
 from hmmoe.backbones.base import Backbone, Context, Encoder, Half, LinearPart
 from hmmoe.errors import ConfigError
-from hmmoe.types import Batch, Features, Site, Stream
+from hmmoe.types import Batch, Features, Site, Stream, Widths
 
 
 class TowerState(NamedTuple):
-    """Where one tower stands. ``keep`` is per token (text) or per row, True for all where None."""
+    """Where one tower stands. ``keep`` is per token (text) or per row, True for all where None.
+
+    ``levels`` are the hidden states at the ends of the stages that lie behind it, the last stage excepted.
+    """
 
     x: Tensor
     ctx: Context
@@ -20,6 +24,7 @@ class TowerState(NamedTuple):
     segments: int
     block: int = 0
     half: Half | None = None
+    levels: tuple[Tensor, ...] = ()
 
 
 def meeting_blocks(depths: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
@@ -76,7 +81,10 @@ class Towers(Backbone):
         self.meet = meet
         self.inputs = {name: dict(spec) for name, spec in (inputs or {}).items()}
         self.schedule = self._check(schedule or meeting_blocks({m: self.tower(m).stages for m in self.modalities}))
-        self.widths = {m: self.tower(m).widths[-1] for m in self.modalities}
+        self.widths = Widths(
+            {m: self.tower(m).widths[-1] for m in self.modalities},
+            levels={m: [self.tower(m).widths[end - 1] for end in self._ends(m)] for m in self.modalities},
+        )
         self.sites = tuple(
             Site(i, f"site{i:02d}", {m: self.tower(m).widths[self.schedule[m][i]] for m in self.modalities})
             for i in range(len(self.schedule[self.modalities[0]]))
@@ -123,7 +131,11 @@ class Towers(Backbone):
             token_keep = value["keep"] if keep is None else value["keep"] & keep
             x, ctx = self.tower(modality).embed(value["ids"], value["keep"])
             return TowerState(x, ctx, token_keep, 1)
-        x, ctx = self.tower(modality).embed(value.flatten(0, 1), None)
+        tower = self.tower(modality)
+        if tower.clips:
+            x, ctx = tower.embed(value, None)
+            return TowerState(x, ctx, None if segment_keep is None else segment_keep.any(1, keepdim=True), 1)
+        x, ctx = tower.embed(value.flatten(0, 1), None)
         return TowerState(x, ctx, keep, value.shape[1])
 
     def _check_input(self, modality: str, value: Any) -> None:
@@ -146,11 +158,21 @@ class Towers(Backbone):
         opened = {m: s._replace(half=self.tower(m).half(s.block, s.x, s.ctx)) for m, s in opened.items()}
         return opened, {m: self._stream(s) for m, s in opened.items()}
 
+    def _ends(self, modality: str) -> list[int]:
+        """How many blocks lie before the end of every stage."""
+        return list(accumulate(self.tower(modality).stages))
+
     def _run(self, modality: str, state: TowerState, stop: int) -> TowerState:
-        tower, x = self.tower(modality), state.x
+        tower = self.tower(modality)
         for k in range(state.block, stop):
-            x = tower.merge(k, tower.half(k, x, state.ctx), state.ctx)
-        return state._replace(x=x, block=stop)
+            state = self._passed(modality, state, tower.merge(k, tower.half(k, state.x, state.ctx), state.ctx))
+        return state
+
+    def _passed(self, modality: str, state: TowerState, x: Tensor) -> TowerState:
+        """The state after one more block, whose output is ``x``."""
+        block = state.block + 1
+        levels = (*state.levels, x) if block in self._ends(modality)[:-1] else state.levels
+        return state._replace(x=x, block=block, half=None, levels=levels)
 
     def _stream(self, state: TowerState) -> Stream:
         keep = None if state.keep is None else state.keep.expand(state.half.out.shape[:2])
@@ -169,7 +191,7 @@ class Towers(Backbone):
             if m in outs:
                 half = half._replace(out=outs[m].reshape(half.out.shape))
             x = self.tower(m).merge(tower_state.block, half, tower_state.ctx)
-            closed[m] = tower_state._replace(x=x, block=tower_state.block + 1, half=None)
+            closed[m] = self._passed(m, tower_state, x)
         return closed
 
     def finish(self, state: dict[str, TowerState]) -> dict[str, Features]:
@@ -181,10 +203,12 @@ class Towers(Backbone):
             tokens = tower.finish(done.x, done.ctx)
             keep = None if done.keep is None else done.keep.expand(tokens.shape[:2])
             split = (-1, done.segments)
+            levels = (*(level.flatten(1, -2) for level in done.levels), tokens)
             features[m] = Features(
                 tokens.unflatten(0, split),
                 None if keep is None else keep.unflatten(0, split),
                 tower.pool(tokens, keep).unflatten(0, split),
+                tuple(level[:, tower.prefix :].unflatten(0, split) for level in levels),
             )
         return features
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -52,8 +53,8 @@ def load_strictly(
     Raises:
         ConfigError: missing, unexpected or differently shaped keys, the first of each named.
     """
-    state = {key: value for key, value in state.items() if not key.startswith(unused)} if unused else dict(state)
     own = library.state_dict()
+    state = {key: value for key, value in state.items() if key in own or not (unused and key.startswith(unused))}
     faults = {
         "missing": sorted(own.keys() - state.keys()),
         "unexpected": sorted(state.keys() - own.keys()),
@@ -70,3 +71,30 @@ def load_strictly(
         )
     library.load_state_dict(state)
     log.info("loaded %d tensors from %s", len(state), source)
+
+
+def log_resized(source: str, stored: Mapping[str, Tensor], fitted: Mapping[str, Tensor]) -> None:
+    """Say which tensors (positions, bias tables, first convolutions) were brought to another size."""
+    changed = [
+        f"{key} {tuple(stored[key].shape)} -> {tuple(value.shape)}"
+        for key, value in fitted.items()
+        if key in stored and stored[key].shape != value.shape
+    ]
+    if changed:
+        log.info("%s: %d tensors resized: %s", source, len(changed), ", ".join(changed[:3]))
+
+
+def resize_grid(
+    positions: Float[Tensor, "N D"], prefix: int, old: tuple[int, int], new: tuple[int, int], *, mode: str
+) -> Float[Tensor, "M D"]:
+    """Interpolate a table of position embeddings from one grid of patches to another; prefix rows stay.
+
+    Args:
+        positions: prefix rows, then the grid row by row.
+        prefix: rows of class and distillation tokens.
+        old, new: rows and columns of the grids.
+        mode: "bicubic" (ViT, CLIP, SigLIP) or "bilinear" (AST), as the authors do it.
+    """
+    grid = positions[prefix:].float().unflatten(0, old).permute(2, 0, 1)[None]
+    grid = nn.functional.interpolate(grid, size=new, mode=mode, align_corners=False)
+    return torch.cat((positions[:prefix].float(), grid[0].flatten(1).T))
