@@ -23,10 +23,11 @@ def heads():
     return [
         FusionHead(WIDTHS, classes=2, hidden=8, level="sample", norm=True),
         SegmentFusionHead(WIDTHS, classes=2, hidden=8),
+        SegmentFusionHead(WIDTHS, classes=2, hidden=8, fusion="product"),
     ]
 
 
-@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("which", [0, 1, 2])
 def test_a_missing_segment_does_not_count(which):
     head = heads()[which].eval()
     keep = torch.tensor([[True, True, False], [True, True, True]])
@@ -38,14 +39,14 @@ def test_a_missing_segment_does_not_count(which):
     assert (head(features())[0] - head(first)[0]).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("which", [0, 1, 2])
 def test_the_order_of_segments_does_not_matter(which):
     head, given = heads()[which].eval(), features()
     turned = given | {"vision": given["vision"]._replace(pooled=given["vision"].pooled.flip(1))}
     torch.testing.assert_close(head(given), head(turned))
 
 
-@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("which", [0, 1, 2])
 def test_a_sample_without_any_segment_is_finite(which):
     head = heads()[which].eval()
     assert head(features(torch.zeros(2, 3, dtype=torch.bool))).isfinite().all()
