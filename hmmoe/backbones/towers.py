@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hmmoe.backbones.base import Backbone, Context, Encoder, Half, LinearPart
+from hmmoe.backbones.inputs import checked
 from hmmoe.errors import ConfigError
 from hmmoe.types import Batch, Features, Site, Stream, Widths
 
@@ -118,13 +119,7 @@ class Towers(Backbone):
         return state
 
     def _embed_one(self, modality: str, batch: Batch) -> TowerState:
-        if modality not in batch:
-            raise ConfigError(
-                f"the backbone reads {self.modalities}, but the batch has only {sorted(batch)}: the data set must "
-                f"deliver {modality!r} (a missing one as zeros with keep False)"
-            )
-        value = batch[modality]
-        self._check_input(modality, value)
+        value = checked(batch, modality, self.modalities, self.inputs.get(modality, {}))
         segment_keep = batch.get("keep", {}).get(modality)
         keep = None if segment_keep is None else segment_keep.flatten()[:, None]
         if isinstance(value, dict):
@@ -137,20 +132,6 @@ class Towers(Backbone):
             return TowerState(x, ctx, None if segment_keep is None else segment_keep.any(1, keepdim=True), 1)
         x, ctx = tower.embed(value.flatten(0, 1), None)
         return TowerState(x, ctx, keep, value.shape[1])
-
-    def _check_input(self, modality: str, value: Any) -> None:
-        spec = self.inputs.get(modality, {})
-        if isinstance(value, dict):
-            expected, found = (spec.get("length"),), (value["ids"].shape[-1],)
-        elif modality == "audio":
-            expected, found = (spec.get("mels"), spec.get("frames")), tuple(value.shape[-2:])
-        else:
-            expected, found = (spec.get("size"), spec.get("size")), tuple(value.shape[-2:])
-        if any(want is not None and want != have for want, have in zip(expected, found, strict=True)):
-            raise ConfigError(
-                f"backbone.inputs.{modality} asks for {spec}, but the batch holds {found}: let the data read its sizes "
-                "from the backbone (data.inputs: ${backbone.inputs})"
-            )
 
     def open(self, site: Site, state: dict[str, TowerState]) -> tuple[dict[str, TowerState], dict[str, Stream]]:
         """Run every tower to its block of this site and open it at the FFN output."""
