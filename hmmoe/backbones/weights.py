@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from jaxtyping import Float
@@ -20,7 +21,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 
     Raises:
         WeightsMissing: no such file.
-        ConfigError: the file holds no mapping of tensors.
+        ConfigError: the file holds no mapping of tensors, or other objects beside it.
     """
     path = Path(locate(str(path)))
     if not path.is_file():
@@ -29,7 +30,13 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         )
     if path.suffix == ".safetensors":
         return load_file(path)
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as fault:
+        raise ConfigError(
+            f"{path} is no torch file, or holds more than tensors (settings of an old run): where you trust it, "
+            "load it once with weights_only=False and save its state dict with safetensors"
+        ) from fault
     for key in ("state_dict", "model", "module"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
