@@ -1,6 +1,6 @@
 """All experts of one site: stacked projections of every stream and what each kind needs between them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import combinations
 from typing import Literal, NamedTuple
 
@@ -55,6 +55,7 @@ class ExpertBank(nn.Module):
         act: activation of the single experts.
         heads: attention heads of a cross expert.
         gate_space: where a channel expert scales, "rank" or "full".
+        memory: modalities that are read and never updated: no group of their own, no up-projection.
     """
 
     def __init__(
@@ -65,25 +66,31 @@ class ExpertBank(nn.Module):
         act: str = "relu",
         heads: int = 1,
         gate_space: Literal["rank", "full"] = "rank",
+        memory: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.modalities = tuple(widths)
+        self.targets = tuple(m for m in widths if m not in memory)
         self.slots = tuple(
             Slot(kind, pair, *plans[kind])
             for kind in KINDS
             if kind in plans
             for pair in combinations(self.modalities, 1 if kind == "single" else 2)
+            if set(pair) - set(memory)
         )
-        self.groups = {m: self._groups_of(m) for m in self.modalities}
+        self.groups = {m: self._groups_of(m) for m in self.targets}
         self.down, self.down_bias, self.up = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
         for m, width in widths.items():
             mine = [slot for slot in self.slots if m in slot.modalities]
+            if not mine:
+                continue  # a memory that no kind of expert reads
             hidden, experts = sum(s.rank * s.experts for s in mine), sum(s.experts for s in mine)
             self.down[m] = nn.Parameter(torch.empty(hidden, width).uniform_(-(width**-0.5), width**-0.5))
             self.down_bias[m] = nn.Parameter(torch.zeros(hidden))
-            self.up[m] = nn.Parameter(torch.zeros(width, hidden + experts))
+            if m in self.targets:
+                self.up[m] = nn.Parameter(torch.zeros(width, hidden + experts))
         self.middle = nn.ModuleDict()
-        for m in self.modalities:
+        for m in self.targets:
             for group in self.groups[m]:
                 slot = self.slots[group.slot]
                 if slot.kind == "single":

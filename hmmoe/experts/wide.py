@@ -21,7 +21,9 @@ def wide(bank: ExpertBank, tokens: Tokens, gates: Gates, keeps: Keeps) -> dict[s
         gates: weight of every expert (group times expert weight), by modality; groups in the bank's order.
         keeps: key masks by modality.
     """
-    hidden = {m: bank.split(m, F.linear(x, bank.down[m], bank.down_bias[m])) for m, x in tokens.items()}
+    hidden = {
+        m: bank.split(m, F.linear(x, bank.down[m], bank.down_bias[m])) for m, x in tokens.items() if m in bank.down
+    }
     return {m: _mix(bank, m, hidden, gate, keeps) for m, gate in gates.items()}
 
 

@@ -62,7 +62,9 @@ class SeriesAdapter(Peft):
         self.scale = scale
         self.adapters = nn.ModuleDict(
             {
-                sites[i].label: nn.ModuleDict({m: Bottleneck(d, rank, act) for m, d in sites[i].widths.items()})
+                sites[i].label: nn.ModuleDict(
+                    {m: Bottleneck(d, rank, act) for m, d in sites[i].widths.items() if m not in sites[i].memory}
+                )
                 for i in sorted(chosen(sites, at))
             }
         )

@@ -78,7 +78,7 @@ class HMMoE(Peft):
         self.banks, self.routers = nn.ModuleDict(), nn.ModuleDict()
         for index in sorted(chosen(sites, at)):
             site = sites[index]
-            bank = ExpertBank(site.widths, plans, act=act, heads=heads, gate_space=gate_space)
+            bank = ExpertBank(site.widths, plans, act=act, heads=heads, gate_space=gate_space, memory=site.memory)
             if not all(bank.groups.values()):
                 raise ConfigError(
                     f"peft.groups={sorted(plans)} leaves nothing for {sorted(site.widths)}: cross and channel experts "
