@@ -4,7 +4,7 @@ from functools import cache
 from typing import Literal, TypedDict
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 SHAPES = ("circle", "square", "triangle")
 COLORS = {"Yellow": (255, 255, 0), "Black": (0, 0, 0), "#0099ff": (0, 153, 255)}
@@ -149,9 +149,24 @@ def object_image(rng: np.random.Generator, category: int, size: int) -> UInt8[np
         ground, ink = rng.uniform(0, 255, (2, 3))
     scale = rng.uniform(0.45, 0.9) * size / 2
     cy, cx = rng.uniform(scale, size - scale, 2)
-    y, x = np.meshgrid((np.arange(size) + 0.5 - cy) / scale, (np.arange(size) + 0.5 - cx) / scale, indexing="ij")
-    picture = np.where(_outline(category, y, x)[..., None], ink, ground)
+    picture = np.where(object_pixels(category, size, (cy, cx), scale)[..., None], ink, ground)
     return np.clip(picture + rng.normal(0, 8, picture.shape), 0, 255).astype(np.uint8)
+
+
+def object_pixels(
+    category: int, size: int, centre: tuple[float, float], scale: float
+) -> Bool[np.ndarray, "size size"]:
+    """Which pixels of a square picture an object covers.
+
+    Args:
+        category: 0..``OBJECTS`` - 1.
+        size: height and width of the picture.
+        centre: of the object, (y, x) in pixels.
+        scale: half of the object's height and width in pixels.
+    """
+    (cy, cx), at = centre, np.arange(size) + 0.5
+    y, x = np.meshgrid((at - cy) / scale, (at - cx) / scale, indexing="ij")
+    return _outline(category, y, x)
 
 
 def _outline(category: int, y: np.ndarray, x: np.ndarray) -> np.ndarray:
