@@ -7,13 +7,17 @@ from typing import Any
 import lightning as L
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
+from PIL import Image
 from torch import Tensor
 
 Row = dict[str, Any]
 
 
 class Predictions(Callback):
-    """Writes ``<folder>/<split>.csv``: id, prediction, label and whatever else the task's test step returns by row."""
+    """Writes ``<folder>/<split>.csv``: id, prediction, label and whatever else the task's test step returns by row.
+
+    ``pictures`` of a test step, {file name: (H, W) uint8}, go to ``<folder>/<split>/`` at once, from every process.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -32,7 +36,12 @@ class Predictions(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the rows of a batch."""
+        """Keep the rows of a batch, write its pictures."""
+        split = pl_module.test_splits[dataloader_idx]
+        for name, picture in outputs.get("pictures", {}).items():
+            path = self.folder / split / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture.numpy()).save(path)
         count = len(outputs["id"])
         columns = {
             name: value.tolist() if isinstance(value, Tensor) else value
@@ -40,7 +49,7 @@ class Predictions(Callback):
             if isinstance(value, list) or (isinstance(value, Tensor) and value.ndim)
         }
         rows = [{name: column[i] for name, column in columns.items()} for i in range(count)]
-        self._rows.setdefault(pl_module.test_splits[dataloader_idx], []).extend(rows)
+        self._rows.setdefault(split, []).extend(rows)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Gather the processes' rows and write them in the order of their ids."""
