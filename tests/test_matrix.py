@@ -17,6 +17,8 @@ CONF = Path(__file__).parents[1] / "conf"
 
 SMALLER = {
     "ave": ["+data.miniature.categories=[Bark, Truck]", "+data.miniature.blocks={train: 1, val: 1, test: 1}"],
+    "avs_s4": ["+data.miniature.categories=[guitar, dog]", "+data.miniature.blocks={train: 1, val: 1, test: 1}"],
+    "avs_ms3": ["+data.miniature.categories=[guitar, dog]", "+data.miniature.blocks={train: 1, val: 1, test: 1}"],
     "nlvr": ["+data.miniature.examples={train: 16, dev: 4, test: 4, hidden: 4}", "data.val_directories=2"],
 }
 """Fewer examples than the usual miniature, where that saves time."""
