@@ -64,11 +64,11 @@ class Bridge(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "B T N D"]) -> Float[Tensor, "B M W"]:
         """All tokens of a sample in one row."""
-        count = tokens.shape[1]
-        if count > self.frame_embedding.shape[1]:
+        count, most = tokens.shape[1], self.frame_embedding.shape[1]
+        if count > most:
             raise ConfigError(
-                f"{count} frames or slices of a sample, but VALOR has embeddings for {self.frame_embedding.shape[1]}: let "
-                "the data take fewer (data.frames)"
+                f"{count} frames or slices of a sample, but VALOR has embeddings for {most}: let the data take fewer "
+                "(data.segments)"
             )
         return (self.fit(tokens) + self.frame_embedding[:, :count, None]).flatten(1, 2) + self.type_embedding
 

@@ -248,6 +248,21 @@ def test_frozen_and_in_eval_mode_buffers_included():
     assert not any(module.training for module in model.backbone.modules())
 
 
+@pytest.mark.parametrize("cross", [True, False])
+def test_runs_under_bf16_autocast(cross):
+    batch = valor_small.batch()
+    del batch["text"]["answer"]
+    batch["keep"] = {"audio": torch.tensor([[True, False], [False, False]])}
+    exact = adapted(cross=cross).eval()
+    rough = AdaptedModel(valor_small.valor(cross=cross), small.hmmoe(), small.head()).eval()
+    rough.load_state_dict(exact.state_dict())
+    for model in (exact, rough):
+        small.move(model, 0.1)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = rough(batch).logits
+    torch.testing.assert_close(logits.float(), exact(batch).logits, rtol=0.1, atol=0.05)
+
+
 def test_later_frames_share_the_last_trained_embedding(files):
     stored = checkpoint("base")["video_frame_embedding"]
     plain = valor_small.valor(weights=files["base"]).bridges["vision"].frame_embedding
