@@ -21,6 +21,9 @@ from hmmoe.types import Batch
 
 T = TypeVar("T")
 
+REFERENCE_FILE = "reference.json"
+"""Written by the miniatures at their root: {split: {name: score}} of what a single modality can reach there."""
+
 
 class Split(NamedTuple):
     """One named part of a dataset and what it may be used for. A split may appear in two roles."""
@@ -116,6 +119,13 @@ class DataModule(L.LightningDataModule, ABC):
         """The files whose bytes identify the split in the manifest."""
         return []
 
+    def submission(self, split: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+        """File name -> text of a test split's predictions as the official evaluator or server reads them.
+
+        ``rows`` have the columns of the predictions file: id, prediction, ...
+        """
+        return {}
+
     # ---- what all have
 
     @property
@@ -127,6 +137,11 @@ class DataModule(L.LightningDataModule, ABC):
     def test_splits(self) -> tuple[str, ...]:
         """Names of the test loaders."""
         return self._names("test")
+
+    def ceilings(self, split: str) -> dict[str, float]:
+        """What a single modality can reach on a split of a miniature; empty for real data."""
+        path = self.root / REFERENCE_FILE
+        return json.loads(path.read_text()).get(split, {}) if path.is_file() else {}
 
     def examples(self, split: str) -> Examples:
         """The examples of a split, read at first use."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from datamodules.base import DataModule, Examples, Split, build
+from datamodules.directories import held_out
 from datamodules.media.cache import Field, RowCache
 from datamodules.media.image import Pixels
 from datamodules.media.text import Text
@@ -196,14 +197,13 @@ Get it: the folder nlvr/ of a clone of github.com/lil-lab/nlvr (92,244 pictures,
         return self._files[name]
 
     def _divide(self, examples: list[Example]) -> tuple[list[Example], list[Example]]:
-        present = sorted({example.directory for example in examples}, key=lambda d: (len(d), d))
-        val = _held_out(self.val_directories, present)
-        train = set(present) - val if self.train_directories is None else {str(d) for d in self.train_directories}
-        for key, chosen in (("val_directories", val), ("train_directories", train)):
-            if strangers := sorted(chosen - set(present)):
-                raise ConfigError(f"data.{key} names {', '.join(strangers)}, not in train.json")
-            if not chosen:
-                raise ConfigError(f"data.{key} leaves no directory: expected at least one of {len(present)}")
+        present = {example.directory for example in examples}
+        val = held_out(self.val_directories, present)
+        train = present - val if self.train_directories is None else {str(d) for d in self.train_directories}
+        if strangers := sorted(train - present):
+            raise ConfigError(f"data.train_directories names {', '.join(strangers)}, not in train.json")
+        if not train:
+            raise ConfigError(f"data.train_directories leaves no directory: expected at least one of {len(present)}")
         if both := sorted(train & val):
             raise ConfigError(
                 f"directories {', '.join(both)} are in data.train_directories and in data.val_directories: their "
@@ -228,14 +228,6 @@ Get it: the folder nlvr/ of a clone of github.com/lil-lab/nlvr (92,244 pictures,
 
 def _file(split: str) -> str:
     return "train" if split == "val" else split
-
-
-def _held_out(wanted: int | Sequence[str | int], present: Sequence[str]) -> set[str]:
-    if not isinstance(wanted, int):
-        return {str(directory) for directory in wanted}
-    if not 0 < wanted < len(present):
-        raise ConfigError(f"data.val_directories={wanted}: expected 1 to {len(present) - 1} of {len(present)}")
-    return {present[i * len(present) // wanted] for i in range(wanted)}
 
 
 def _picture(example: Example, k: int, name: str, on_disk: dict[str, Path]) -> Picture:

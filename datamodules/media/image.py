@@ -1,5 +1,6 @@
 """Pictures: any Pillow mode to RGB, resizing in uint8, normalisation by mean and deviation."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -30,6 +31,27 @@ def read_rgb(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
         raise DataMissing(f"no picture at {path}: complete the dataset at data.root") from fault
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as fault:
         raise DataBroken(f"{path} is not a whole picture ({fault}): fetch or unpack this file again") from fault
+
+
+def crop(
+    picture: UInt8[np.ndarray, "H W 3"],
+    rng: np.random.Generator,
+    area: tuple[float, float],
+    aspect: tuple[float, float] = (3 / 4, 4 / 3),
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A random part of a picture: share of its area and width over height uniform (the latter in the logarithm).
+
+    The recipe of torchvision's RandomResizedCrop, drawing from numpy so that an example's crop hangs on nothing else.
+    """
+    height, width = picture.shape[:2]
+    for _ in range(10):
+        size = height * width * rng.uniform(*area)
+        ratio = math.exp(rng.uniform(*np.log(aspect)))
+        h, w = round(math.sqrt(size / ratio)), round(math.sqrt(size * ratio))
+        if 0 < h <= height and 0 < w <= width:
+            top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+            return picture[top : top + h, left : left + w]
+    return picture
 
 
 class Pixels:
@@ -66,7 +88,7 @@ class Pixels:
 
     def resize(self, pictures: UInt8[np.ndarray, "N h w 3"]) -> UInt8[Tensor, "N 3 H W"]:
         """Channels first, at the wanted size."""
-        pixels = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)
+        pixels = torch.from_numpy(np.require(pictures, requirements=["C", "W"])).permute(0, 3, 1, 2)
         if pixels.shape[-2:] != self.size:
             pixels = interpolate(pixels, self.size, mode=self.interpolation, antialias=True)
         return pixels.contiguous()

@@ -1,4 +1,4 @@
-"""Predictions of the test splits, one CSV per split."""
+"""Predictions of the test splits: one CSV per split, and what the dataset's official evaluator or server reads."""
 
 import csv
 from pathlib import Path
@@ -17,6 +17,8 @@ class Predictions(Callback):
     """Writes ``<folder>/<split>.csv``: id, prediction, label and whatever else the task's test step returns by row.
 
     ``pictures`` of a test step, {file name: (H, W) uint8}, go to ``<folder>/<split>/`` at once, from every process.
+    A datamodule that knows an official format has ``submission(split, rows) -> {file name: text}``; these files are
+    written beside.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -66,3 +68,6 @@ class Predictions(Callback):
                 writer = csv.DictWriter(file, table[0])
                 writer.writeheader()
                 writer.writerows(table)
+            if trainer.datamodule is not None:
+                for name, text in trainer.datamodule.submission(split, table).items():
+                    (self.folder / name).write_text(text)
