@@ -73,9 +73,15 @@ class Task(L.LightningModule, ABC):
     def predict(self, output: ModelOutput, batch: Batch) -> dict[str, Any]:
         """Columns of the predictions file beside ``id``: prediction and label, lists or tensors of B rows."""
 
+    def scored(self, batch: Batch) -> bool:
+        """Whether a batch has targets; those of a test set that only a server knows are absent."""
+        return True
+
     def step(self, batch: Batch, split: str) -> tuple[Tensor, ModelOutput]:
         """One batch of any split: the task's loss, and everything counted."""
         output = self.model(batch)
+        if not self.scored(batch):
+            return output.logits.new_zeros(()), output
         loss = self.price(output, batch)
         metrics = self.scores[f"on {split}"]
         metrics["loss"].update(loss.detach(), len(batch["id"]))
@@ -101,7 +107,7 @@ class Task(L.LightningModule, ABC):
         """Count one batch of a test split, and its predictions for the callbacks."""
         split = self.test_splits[dataloader_idx]
         _, output = self.step(batch, split)
-        for modality in self.alone:
+        for modality in self.alone if self.scored(batch) else ():
             self.count(self.scores[f"on {split} only {modality}"], self.model(only(batch, modality)), batch)
         return {"id": batch["id"], **self.predict(output, batch), "routing": detached(output)}
 
@@ -133,7 +139,11 @@ class Task(L.LightningModule, ABC):
     def _report(self, split: str, modality: str | None = None) -> None:
         name, suffix = (f"on {split}", "") if modality is None else (f"on {split} only {modality}", f"_only_{modality}")
         for key, metric in self.scores[name].items():
-            self.log(f"{split}/{key}{suffix}", metric.compute(), prog_bar=not suffix and key != "loss")
+            if not metric.update_called:  # no targets
+                continue
+            score = metric.compute()
+            if key == "loss" or not score.isnan():  # a cell that these examples do not touch has no score
+                self.log(f"{split}/{key}{suffix}", score, prog_bar=not suffix and key != "loss")
             metric.reset()
 
     def configure_optimizers(self) -> dict[str, Any]:
