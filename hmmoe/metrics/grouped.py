@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import Metric
 
-
 UNIT = 1_000_000
 
 
