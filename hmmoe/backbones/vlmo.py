@@ -65,7 +65,8 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "S N D"]:
         """``bias`` joins the logits; keys that are not kept are out."""
         # The module is called, not its weight, so that methods which wrap a linear layer work on it too.
-        qkv = self.qkv(x) + torch.cat((self.q_bias, torch.zeros_like(self.v_bias), self.v_bias))
+        qkv = self.qkv(x)
+        qkv = qkv + torch.cat((self.q_bias, torch.zeros_like(self.v_bias), self.v_bias)).to(qkv.dtype)
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mask = keep[:, None, None]
         if bias is not None:

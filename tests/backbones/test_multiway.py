@@ -100,6 +100,15 @@ def test_equals_the_authors_code(name):
     torch.testing.assert_close(pooled, expected.get("pooled", expected["vision"][:, :, 0]), rtol=0, atol=5e-6)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_autocast_stays_near(name):
+    backbone = Multiway(filled(name))
+    with torch.autocast("cpu", torch.bfloat16):
+        low = run(backbone, batch())
+    for m, features in run(backbone, batch()).items():
+        assert (low[m].tokens.float() - features.tokens).abs().mean() < 0.03
+
+
 METHODS = {
     "linear_probe": LinearProbe,
     "full": Full,
