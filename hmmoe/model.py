@@ -3,10 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hmmoe.backbones.base import Backbone
+from hmmoe.errors import ConfigError
 from hmmoe.peft.base import Peft
 from hmmoe.types import Batch, ModelOutput, Routing, Site
 
@@ -39,6 +41,7 @@ class AdaptedModel(nn.Module):
 
     def forward(self, batch: Batch) -> ModelOutput:
         """Logits, features and what every router decided, keyed by (site label, modality)."""
+        self._check_precision()
         state = self.backbone.embed(batch)
         routing: dict[tuple[str, str], Routing] = {}
         for site in self.backbone.sites:
@@ -55,3 +58,11 @@ class AdaptedModel(nn.Module):
         deltas, routing = self.peft(site, streams)
         outs: dict[str, Tensor] = {m: streams[m].out + delta for m, delta in deltas.items()}
         return self.backbone.close(site, state, outs), routing
+
+    def _check_precision(self) -> None:
+        device = next(self.backbone.parameters()).device.type
+        if self.backbone.stored != torch.float32 and not torch.is_autocast_enabled(device):
+            raise ConfigError(
+                "backbone.store=bfloat16 runs under bf16 autocast only: set trainer.precision=bf16-mixed, or "
+                "backbone.store=float32"
+            )

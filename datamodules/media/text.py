@@ -43,6 +43,11 @@ class Text:
         if cut := sum(len(ids) > self.length for ids in whole):
             log.warning("%d of %d sentences are cut at backbone.inputs.text.length=%d", cut, len(whole), self.length)
         coded = self.tokenizer(
-            list(sentences), padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
+            list(sentences),
+            padding="max_length",
+            truncation=True,
+            max_length=self.length,
+            return_attention_mask=True,
+            return_tensors="pt",
         )
         return coded["input_ids"], coded["attention_mask"].bool()

@@ -20,6 +20,9 @@ Roles = Mapping[str, tuple[str, int, int]]
 Pooling = Literal["cls", "mean", "last", "library"]
 
 
+Store = Literal["float32", "bfloat16"]
+
+
 class Half(NamedTuple):
     """A block run up to and including its FFN."""
 
@@ -127,6 +130,8 @@ class Backbone(nn.Module, ABC):
     sites: tuple[Site, ...]
     widths: dict[str, int]
     """Width of every modality's final features."""
+    stored: torch.dtype
+    """Of the frozen weights."""
 
     @abstractmethod
     def embed(self, batch: Batch) -> Any:
@@ -148,8 +153,20 @@ class Backbone(nn.Module, ABC):
     def linears(self, role: str) -> list[LinearPart]:
         """Linear layers by role, named from the backbone, for methods that change weights."""
 
-    def freeze(self) -> None:
-        """No gradient, eval mode. Called once, at the end of construction."""
+    def freeze(self, store: Store = "float32") -> None:
+        """No gradient, eval mode. Called once, at the end of construction.
+
+        Args:
+            store: dtype of the frozen weights in memory. bfloat16 halves them and runs under bf16 autocast only.
+
+        Raises:
+            ConfigError: another dtype.
+        """
+        if store not in ("float32", "bfloat16"):
+            raise ConfigError(f"backbone.store must be float32 or bfloat16, not {store!r}")
+        self.stored = getattr(torch, store)
+        for parameter in self.parameters():
+            parameter.data = parameter.data.to(self.stored)
         self.requires_grad_(False)
         self.train(False)
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from hmmoe.backbones.base import Backbone, Context, Encoder, Half, LinearPart
+from hmmoe.backbones.base import Backbone, Context, Encoder, Half, LinearPart, Store
 from hmmoe.backbones.inputs import checked
 from hmmoe.errors import ConfigError
 from hmmoe.types import Batch, Features, Site, Stream, Widths
@@ -56,6 +56,7 @@ class Towers(Backbone):
         meet: "segment" pairs segment t of every modality (S = B*T), "sample" lets all tokens of a sample meet (S = B).
         schedule: block indices by modality, one per site; None spreads the sites by ``meeting_blocks``.
         inputs: what each modality's input must look like (size, mels, frames, length, ...); checked on every batch.
+        store: see ``Backbone.freeze``.
 
     Raises:
         ConfigError: unequal schedules, unknown modality, or a batch that breaks ``inputs``.
@@ -69,6 +70,7 @@ class Towers(Backbone):
         meet: Literal["segment", "sample"] = "sample",
         schedule: Mapping[str, Sequence[int]] | None = None,
         inputs: Mapping[str, Mapping[str, Any]] | None = None,
+        store: Store = "float32",
     ) -> None:
         super().__init__()
         if meet not in ("segment", "sample"):
@@ -90,7 +92,7 @@ class Towers(Backbone):
             Site(i, f"site{i:02d}", {m: self.tower(m).widths[self.schedule[m][i]] for m in self.modalities})
             for i in range(len(self.schedule[self.modalities[0]]))
         )
-        self.freeze()
+        self.freeze(store)
 
     def tower(self, modality: str) -> Encoder:
         """The encoder that a modality runs on."""

@@ -43,7 +43,7 @@ class LowRank(Inserted):
 
     def forward(self, weight: Float[Tensor, "out inner"]) -> Float[Tensor, "out inner"]:
         """The adapted weight."""
-        update = self.scale * (self.B @ self.A)
+        update = (self.scale * (self.B @ self.A)).to(weight.dtype)
         return weight + update if self.rows is None else weight.index_add(0, self.rows, update)
 
 
