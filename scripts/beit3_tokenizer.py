@@ -14,7 +14,7 @@ def convert(spm: Path, folder: Path) -> XLMRobertaTokenizer:
     """Write tokenizer.json and tokenizer_config.json.
 
     The ids are XLM-R's, which the word table was trained with: <s> <pad> </s> <unk>, the file's pieces from the fourth
-    on (the first three are <unk> <s> </s> again), <mask>. transformers 5 takes the file's own order instead.
+    on (the first three are <unk> <s> </s> again), <mask>. This is fairseq's order, not the file's own.
     """
     model = import_protobuf().ModelProto()
     model.ParseFromString(spm.read_bytes())
