@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers.models.bert.modeling_bert import BertPredictionHeadTransform
 
-from hmmoe.backbones.base import Backbone, Context, Encoder, Half, LinearPart
+from hmmoe.backbones.base import Backbone, Context, Encoder, Half, LinearPart, Store
 from hmmoe.backbones.bert_cross import BertCross
 from hmmoe.backbones.inputs import checked
 from hmmoe.backbones.timm_vit import TimmViT
@@ -90,6 +90,7 @@ class Valor(Backbone):
         contrast: width of the contrastive heads.
         words: hold VALOR's own language-model head too (``predict``); only with ``cross``.
         inputs: what each modality's input must look like; checked on every batch.
+        store: see ``Backbone.freeze``.
 
     Raises:
         ConfigError: towers that do not go together, a checkpoint that does not fit, a batch that breaks ``inputs``.
@@ -105,6 +106,7 @@ class Valor(Backbone):
         contrast: int = 512,
         words: bool = False,
         inputs: Mapping[str, Mapping[str, Any]] | None = None,
+        store: Store = "float32",
     ) -> None:
         super().__init__()
         text = towers.get("text")
@@ -136,7 +138,7 @@ class Valor(Backbone):
         self.sites = (*self.lower.sites, *self._text_sites(text.widths))
         if weights is not None:
             self._load(weights, trained or {}, words)
-        self.freeze()
+        self.freeze(store)
 
     def _text_sites(self, widths: Sequence[int]) -> list[Site]:
         first, memory = len(self.lower.sites), self.lower.modalities if self.cross else ()

@@ -249,12 +249,13 @@ def test_frozen_and_in_eval_mode_buffers_included():
 
 
 @pytest.mark.parametrize("cross", [True, False])
-def test_runs_under_bf16_autocast(cross):
+@pytest.mark.parametrize("store", ["float32", "bfloat16"])
+def test_runs_under_bf16_autocast(cross, store):
     batch = valor_small.batch()
     del batch["text"]["answer"]
     batch["keep"] = {"audio": torch.tensor([[True, False], [False, False]])}
     exact = adapted(cross=cross).eval()
-    rough = AdaptedModel(valor_small.valor(cross=cross), small.hmmoe(), small.head()).eval()
+    rough = AdaptedModel(valor_small.valor(cross=cross, store=store), small.hmmoe(), small.head()).eval()
     rough.load_state_dict(exact.state_dict())
     for model in (exact, rough):
         small.move(model, 0.1)
