@@ -1,8 +1,9 @@
-"""Miniature NLVR2: two pictures of a tower each and sentences about the left or the right one, in the published layout.
+"""Miniature NLVR2: two pictures of a tower each and sentences about them, in the published layout.
 
-A set has two sentences, one of the left tower and one of the right, and four pairs of which exactly one side has what
-both sentences speak of: left, left, right, right. So every sentence is true of two pairs and false of two, and of the
-two sentences on a pair one is true: whoever reads only or sees only cannot do better than 1/2. Both together reach 1.
+A set has two sentences that contradict each other and four pairs of which either is true of two. Two sets of three are
+about how many of the towers have something (exactly one, or both), the third is about which of them has it (the left
+one, or the right one). So every sentence is true as often as not, and of the two sentences on a pair one is true:
+whoever reads only or sees only cannot do better than 1/2. Both together reach 1.
 """
 
 import json
@@ -17,7 +18,7 @@ from datamodules.mini.base import MiniatureWriter
 from datamodules.mini.scenes import Box, render_box, sample_box
 from datamodules.mini.sentences import COLORS
 
-DIRECTORIES = 10
+DIRECTORIES = 7
 SIDES = ("left", "right")
 
 
@@ -42,8 +43,23 @@ def properties() -> list[Property]:
     return made
 
 
-def draw_pair(rng: np.random.Generator, wanted: Property, side: int) -> tuple[Box, Box]:
-    """Two towers of which only the one on ``side`` has the property."""
+def sentences(wanted: Property, count: bool) -> tuple[str, str]:
+    """What is said of a set's pairs: that one has it or both, or that the left has it or the right."""
+    if count:
+        return f"there is exactly one tower with {wanted.words}", f"there are two towers with {wanted.words}"
+    left, right = (f"the tower on the {side} has {wanted.words}" for side in SIDES)
+    return left, right
+
+
+def shown(count: bool) -> tuple[tuple[bool, bool], ...]:
+    """Of a set's four pairs, whether left and right have it; the first sentence is true of the first two."""
+    if count:
+        return (True, False), (False, True), (True, True), (True, True)
+    return (True, False), (True, False), (False, True), (False, True)
+
+
+def draw_pair(rng: np.random.Generator, wanted: Property, have: tuple[bool, bool]) -> tuple[Box, Box]:
+    """Two towers of which those that should have the property do."""
 
     def tower(truth: bool) -> Box:
         while True:
@@ -51,7 +67,7 @@ def draw_pair(rng: np.random.Generator, wanted: Property, side: int) -> tuple[Bo
             if wanted.holds(box) == truth:
                 return box
 
-    return tower(side == 0), tower(side == 1)
+    return tower(have[0]), tower(have[1])
 
 
 class MiniNLVR2(MiniatureWriter):
@@ -74,18 +90,18 @@ class MiniNLVR2(MiniatureWriter):
         for number, (split, sets) in enumerate(self.sets.items()):
             rng, lines = np.random.default_rng((self.seed, number)), []
             for place in range(sets):
-                wanted = choices[place % len(choices)]
+                wanted, count = choices[place % len(choices)], place // len(choices) % 3 != 2
                 home = folder / "images" / "train" / str(place % DIRECTORIES) if split == "train" else folder / split
                 home.mkdir(parents=True, exist_ok=True)
-                for pair, side in enumerate(rng.permutation([0, 0, 1, 1])):
-                    for image, box in enumerate(draw_pair(rng, wanted, int(side))):
+                for pair, sort in enumerate(rng.permutation(4)):
+                    for image, box in enumerate(draw_pair(rng, wanted, shown(count)[sort])):
                         name = home / f"{split}-{place}-{pair}-img{image}.png"
                         Image.fromarray(render_box(box)).save(name, compress_level=1)
-                    for sentence, word in enumerate(SIDES):
+                    for which, sentence in enumerate(sentences(wanted, count)):
                         row = {
-                            "sentence": f"the tower on the {word} has {wanted.words}",
-                            "label": str(sentence == side),
-                            "identifier": f"{split}-{place}-{pair}-{sentence}",
+                            "sentence": sentence,
+                            "label": str(which == sort // 2),
+                            "identifier": f"{split}-{place}-{pair}-{which}",
                         }
                         if split == "train":
                             row["directory"] = place % DIRECTORIES

@@ -10,7 +10,7 @@ import pytest
 
 from datamodules.mini.ave import ceiling
 from datamodules.mini.music_avqa import MiniMusicAVQA, cues, plan_block, single_modality
-from datamodules.mini.nlvr2 import SIDES, MiniNLVR2, draw_pair, properties
+from datamodules.mini.nlvr2 import SIDES, MiniNLVR2, draw_pair, properties, sentences, shown
 from datamodules.mini.vqav2 import MiniVQAv2, ask, best_score, plan
 from datamodules.music_avqa import MusicAVQA
 from datamodules.nlvr2 import NLVR2
@@ -24,7 +24,7 @@ from tests.datamodules.conftest import AUDIO, VISION
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("mini")
     MiniVQAv2(root / "vqav2", blocks={"train2014": 2, "val2014": 1, "test2015": 1}).write()
-    MiniNLVR2(root / "nlvr2", sets={"train": 12, "dev": 6, "test1": 6}).write()
+    MiniNLVR2(root / "nlvr2", sets={"train": 18, "dev": 18, "test1": 6}).write()
     MiniMusicAVQA(root / "music", blocks={"train": 1, "val": 1, "test": 1}, size=32, fps=2).write()
     return root
 
@@ -70,12 +70,15 @@ def test_mini_vqa_has_the_test_set_of_the_server(root: Path):
     assert "label" not in data.examples("test2015")[[Draw(0, None)]]
 
 
-@pytest.mark.parametrize("side", [0, 1])
-def test_exactly_one_tower_has_it(side: int):
-    rng = np.random.default_rng(side)
+@pytest.mark.parametrize("count", [True, False])
+def test_of_two_sentences_one_is_true_and_each_of_two_pairs(count: bool):
+    rng, truths = np.random.default_rng(0), []
     for wanted in properties():
-        pair = draw_pair(rng, wanted, side)
-        assert [wanted.holds(box) for box in pair] == [side == 0, side == 1]
+        assert len(set(sentences(wanted, count))) == 2
+        for have in shown(count):
+            left, right = (wanted.holds(box) for box in draw_pair(rng, wanted, have))
+            truths.append((left + right == 1, left and right) if count else (left and not right, right and not left))
+    assert truths == [(True, False), (True, False), (False, True), (False, True)] * len(properties())
 
 
 def test_mini_nlvr2_is_read_by_the_real_datamodule_and_neither_side_tells_alone(root: Path):
