@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import ASTFeatureExtractor
+from transformers import ASTFeatureExtractor, ClapFeatureExtractor, WhisperFeatureExtractor
 
 from datamodules.media.audio import read_sound
 from datamodules.media.cache import Field, RowCache
@@ -128,6 +128,42 @@ def test_log_mel_pads_with_zeros_before_normalising():
     assert picture.shape == (2, 1, 16, 120)
     assert torch.all(picture[..., 98:] == 5.0 / 8.0)
     assert logmel(torch.zeros(2, 10)).eq(5.0 / 8.0).all()  # shorter than one frame
+
+
+PLAIN = {"mean": 0.0, "std": 0.5, "shift_ms": 10}
+
+
+def test_log_mel_equals_the_whisper_extractor():
+    sound = 0.1 * torch.randn(2, RATE, generator=torch.Generator().manual_seed(0))
+    logmel = LogMel(
+        sample_rate=RATE, mels=80, window_ms=25, frames=100, low_hz=0, high_hz=8000, scale="whisper", **PLAIN
+    )
+    extractor = WhisperFeatureExtractor(feature_size=80, chunk_length=1)
+    theirs = extractor(list(sound.numpy()), sampling_rate=RATE, return_tensors="pt")["input_features"]
+    torch.testing.assert_close(logmel(sound)[:, 0], theirs, rtol=0, atol=1e-4)
+
+
+def test_log_mel_equals_the_clap_extractor():
+    sound = 0.1 * torch.randn(1, 48000, generator=torch.Generator().manual_seed(0))
+    sizes = {"mels": 64, "window_ms": 21.3334, "frames": 101, "low_hz": 50, "high_hz": 14000}
+    logmel = LogMel(sample_rate=48000, scale="decibel", **sizes, **PLAIN)
+    extractor = ClapFeatureExtractor(
+        truncation="rand_trunc", max_length_s=1, frequency_min=50, frequency_max=14000, padding="pad"
+    )
+    theirs = extractor(sound[0].numpy(), sampling_rate=48000, return_tensors="pt")[
+        "input_features"
+    ]  # (1, 1, time, mel)
+    torch.testing.assert_close(logmel(sound).transpose(2, 3), theirs, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("scale", ["decibel", "whisper"])
+def test_a_scrap_of_sound_is_no_crash(scale: str):
+    assert LogMel(**AUDIO | {"scale": scale})(torch.zeros(2, 10)).isfinite().all()
+
+
+def test_log_mel_refuses_unknown_scales(unchecked):
+    with pytest.raises(ConfigError, match="scale must be kaldi, decibel or whisper, not 'mel'"):
+        LogMel(**AUDIO | {"scale": "mel"})
 
 
 def test_log_mel_refuses_impossible_sizes():
