@@ -1,8 +1,8 @@
 """Log-mel filter banks in plain torch, for batches of windows.
 
-``scale: kaldi`` is the recipe of ``torchaudio.compliance.kaldi.fbank`` with a Hann window and no dither, which AST and
-LAVISH use: frames without padding, mean removed per frame, pre-emphasis 0.97, symmetric Hann, power spectrum zero-padded
-to the next power of two, triangles in Kaldi mel space, natural logarithm.
+``scale: kaldi`` is the recipe of ``torchaudio.compliance.kaldi.fbank`` with a Hann window and no dither, which AST
+and LAVISH use: frames without padding, mean removed per frame, pre-emphasis 0.97, symmetric Hann, power spectrum
+zero-padded to the next power of two, triangles in Kaldi mel space, natural logarithm.
 
 ``scale: decibel`` (CLAP, HTS-AT) and ``scale: whisper`` are those of librosa: centred frames over reflected edges,
 periodic Hann, power spectrum, Slaney's triangles of equal area; 10 log10, or Whisper's log10 that is cut 8 below the
