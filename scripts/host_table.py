@@ -138,10 +138,9 @@ def table(rows: list[dict[str, Any]], differences: dict[str, list[float]]) -> st
     lines = header(*columns, "GFLOP", "seconds", "peak MiB")
     for row in rows:
         widths = "; ".join(f"{m} {text}" for m, text in row["widths"].items())
-        lines.append(
-            f"| `{row['name']}` | {row['sites']} | {widths} | {row['frozen']:,} | {row['trained']:,} | {row['share']:.2f} % "
-            f"| {row['gflop']:.1f} | {row['seconds']:.2f} | {row['mib']:.0f} |"
-        )
+        cells = [f"`{row['name']}`", row["sites"], widths, f"{row['frozen']:,}", f"{row['trained']:,}"]
+        cells += [f"{row['share']:.2f} %", f"{row['gflop']:.1f}", f"{row['seconds']:.2f}", f"{row['mib']:.0f}"]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     lines += [
         "",
         "| family (small, perturbed weights) | float32 eval | bf16 autocast | seeded train mode |",
