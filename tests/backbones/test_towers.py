@@ -123,13 +123,22 @@ def test_a_batch_of_the_wrong_size_or_without_a_modality_is_named():
 
 
 COMPILE = """
+import sys
 import torch
+from hmmoe.backbones.towers import Towers
+from hmmoe.model import AdaptedModel
 from tests import small
-from tests.small import perturb
 torch.set_num_threads(1)
-model = small.model("vision", "text").eval()
+names = sys.argv[1].split(",")
+if names == ["shared"]:
+    names = ["vision", "audio"]
+    backbone = Towers({"vision": small.swin()}, shared={"audio": "vision"}, meet="segment")
+    small.perturb(backbone)
+    model = AdaptedModel(backbone, small.hmmoe(), small.head()).eval()
+    batch = small.batch("vision") | {"audio": torch.randn(2, 3, 1, 32, 32)}
+else:
+    model, batch = small.model(*names).eval(), small.batch(*names)
 small.move(model)
-batch = small.batch("vision", "text")
 del batch["id"]
 compiled = torch.compile(lambda b: model(b).logits, backend="aot_eager", fullgraph=True)
 torch.testing.assert_close(compiled(batch), model(batch).logits)
@@ -137,9 +146,10 @@ torch.testing.assert_close(compiled(batch), model(batch).logits)
 
 
 @pytest.mark.slow
-def test_compiles_into_one_graph():
+@pytest.mark.parametrize("host", ["vision,text", "vision,audio", "vision,audio,text", "shared"])
+def test_compiles_into_one_graph(host):
     """In a process of its own: the shape checks of the tests are what dynamo can't trace."""
-    done = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", COMPILE, host], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
