@@ -104,7 +104,7 @@ def check_live(model: AdaptedModel) -> None:
     if dead:
         raise ConfigError(
             f"{len(dead)} trainable tensors received no gradient, so they can never learn: {', '.join(dead[:4])}; "
-            "choose other targets or sites for this peft method"
+            f"{model.peft.advice}"
         )
 
 

@@ -18,6 +18,9 @@ class Peft(nn.Module):
         balance_weight: price of uneven routing in the loss; ignored by methods without routing.
     """
 
+    advice = "choose other targets or sites for this peft method"
+    """What to do where a part of the method turns out to be dead."""
+
     def __init__(self, sites: Sequence[Site], *, balance_weight: float = 0.0) -> None:
         super().__init__()
         self.sites = tuple(sites)
