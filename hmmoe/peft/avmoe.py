@@ -1,0 +1,141 @@
+"""AVMoE: one flat router over uni- and cross-modal adapters (Cheng et al., NeurIPS 2024).
+
+    delta_m = sum_e p_e A_e,   p = softmax(MLP([mean x_m; mean of every other stream]))
+
+with U uni-modal experts up(act(down x)) and, for every other stream, C cross-modal experts of the LAVISH type
+(``hmmoe.peft.lavish``). All experts run; one decision per row of S (a frame where segments meet, else a sample).
+
+Paper: at two places per block, beside attention and beside the FFN; a site opens the FFN only. All read ``residual``.
+No groups, no top-k: what it lacks against HMMoE. Every ``up`` starts at zero, the only zero factor.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hmmoe.errors import ConfigError
+from hmmoe.experts.kinds import ACTIVATIONS
+from hmmoe.marks import Routes
+from hmmoe.peft.bottleneck import Bottleneck
+from hmmoe.peft.lavish import LatentAdapter
+from hmmoe.peft.per_stream import PerStream, need_positive
+from hmmoe.routing.inputs import masked_mean
+from hmmoe.types import Routing, Site, Stream
+
+
+class PooledRouter(Routes):
+    """softmax of an MLP (sum of widths, hidden, hidden / 4, experts) on the mean tokens of all streams, float32."""
+
+    def __init__(self, widths: Mapping[str, int], experts: int, hidden: int) -> None:
+        super().__init__()
+        self.modalities = tuple(widths)
+        inner = max(1, hidden // 4)
+        self.layers = nn.Sequential(
+            nn.Linear(sum(widths.values()), hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, inner),
+            nn.ReLU(),
+            nn.Linear(inner, experts),
+        )
+
+    def forward(self, streams: Mapping[str, Stream]) -> Float[Tensor, "S E"]:
+        """Probabilities of one row."""
+        wide = self.layers[0].weight.dtype
+        pooled = [masked_mean(streams[m].residual.to(wide), streams[m].keep) for m in self.modalities]
+        with torch.autocast(pooled[0].device.type, enabled=False):
+            return self.layers(torch.cat(pooled, -1)).softmax(-1)
+
+
+class _Mixture(nn.Module):
+    """Router and experts of one target. Groups: single, then cross:n for each other stream."""
+
+    def __init__(
+        self,
+        target: str,
+        widths: Mapping[str, int],
+        *,
+        rank: int,
+        latents: int,
+        act: str,
+        counts: tuple[int, int],
+        hidden: int,
+    ) -> None:
+        super().__init__()
+        self.target, width = target, widths[target]
+        self.others = tuple(n for n in widths if n != target)
+        self.uni = nn.ModuleList(Bottleneck(width, rank, act) for _ in range(counts[0]))
+        self.cross = nn.ModuleDict(
+            {
+                n: nn.ModuleList(
+                    LatentAdapter(width, widths[n], rank=rank, latents=latents, act=act) for _ in range(counts[1])
+                )
+                for n in self.others
+            }
+        )
+        self.groups = ("single", *(f"cross:{n}" for n in self.others))
+        self.sizes = (counts[0], *(counts[1] for _ in self.others))
+        self.router = PooledRouter(widths, sum(self.sizes), hidden)
+
+    def forward(self, streams: Mapping[str, Stream]) -> tuple[Float[Tensor, "S N D"], Routing]:
+        """All experts, weighted."""
+        stream = streams[self.target]
+        x, probs = stream.residual, self.router(streams)
+        outs = [expert(x) for expert in self.uni]
+        outs += [e(x, streams[n].residual, streams[n].keep) for n in self.others for e in self.cross[n]]
+        delta = sum(p[:, None, None].to(out.dtype) * out for p, out in zip(probs.unbind(-1), outs, strict=True))
+        return delta, self._routing(probs, stream)
+
+    def _routing(self, probs: Float[Tensor, "S E"], stream: Stream) -> Routing:
+        shape, most = stream.residual.shape[:2], max(self.sizes)
+        flat = probs.float()
+        parts = [nn.functional.pad(part, (0, most - part.shape[-1])) for part in flat.split(self.sizes, -1)]
+        padded = torch.stack(parts, 1)[:, None].expand(*shape, -1, -1)
+        group = padded.sum(-1)
+        expert = padded / group.clamp(min=torch.finfo(group.dtype).tiny).unsqueeze(-1)
+        real = torch.arange(most, device=probs.device) < torch.tensor(self.sizes, device=probs.device)[:, None]
+        return Routing(group, expert, real.expand(*shape, -1, -1), expert, stream.keep, self.groups, self.sizes)
+
+
+class AVMoE(PerStream):
+    """A dense mixture of uni- and cross-modal adapters at every site.
+
+    Args:
+        sites: where the backbone stands open.
+        rank: R of every expert.
+        uni: uni-modal experts of a stream.
+        cross: cross-modal experts per other stream.
+        latents: K tokens of a cross-modal expert.
+        hidden: width of the router's first layer.
+        act: relu, gelu or silu.
+        at: all, "first-last" or a list of site indices.
+        balance_weight: see ``Peft``; the authors use a KL term at 0.01 on AVS-MS3.
+
+    Raises:
+        ConfigError: sizes below 1, unknown activation, or modalities that never meet.
+    """
+
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        *,
+        rank: int = 32,
+        uni: int = 1,
+        cross: int = 1,
+        latents: int = 2,
+        hidden: int = 128,
+        act: str = "relu",
+        at: str | Sequence[int] = "all",
+        balance_weight: float = 0.0,
+    ) -> None:
+        need_positive(rank=rank, uni=uni, cross=cross, latents=latents, hidden=hidden)
+        if act not in ACTIVATIONS:
+            raise ConfigError(f"peft.act must be one of {', '.join(ACTIVATIONS)}, not {act!r}")
+
+        def build(target: str, widths: Mapping[str, int]) -> nn.Module | None:
+            if len(widths) == 1:
+                return None
+            return _Mixture(target, widths, rank=rank, latents=latents, act=act, counts=(uni, cross), hidden=hidden)
+
+        super().__init__(sites, build, at=at, balance_weight=balance_weight)
