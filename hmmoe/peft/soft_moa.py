@@ -1,0 +1,112 @@
+"""Soft-MoA: adapters behind soft slots (Cappellazzo et al., arXiv 2402.00828; slots of Puigcerver et al., 2308.00951).
+
+For a stream with tokens X (N, D), E experts with P slots each, keys Phi (E P, D):
+
+    logits   L = normalised(X) (s normalised(Phi))^T                 (N, E P), s a learned scale
+    dispatch slots = softmax over tokens of L, transposed, times X   every slot a mean of all tokens
+    experts  Y_p = up_e(act(down_e slot_p))                          D -> R -> D
+    combine  delta = softmax over slots of L, times Y
+
+Padding is left out of the dispatch. Reads what the FFN reads, one mixture per row of S; uni-modal. Logits are float32.
+``up`` starts at zero. Normalised rows are those of arXiv 2308.00951, section 2.3.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hmmoe.errors import ConfigError
+from hmmoe.experts.kinds import ACTIVATIONS
+from hmmoe.marks import Routes
+from hmmoe.peft.per_stream import PerStream, need_positive
+from hmmoe.types import Routing, Site, Stream
+
+
+class Slots(Routes):
+    """Keys of the slots: E P D + 1 parameters."""
+
+    def __init__(self, width: int, slots: int) -> None:
+        super().__init__()
+        self.keys = nn.Parameter(torch.randn(slots, width) * width**-0.5)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(
+        self, x: Float[Tensor, "S N D"], keep: Bool[Tensor, "S N"] | None
+    ) -> tuple[Float[Tensor, "S N P"], Float[Tensor, "S N P"]]:
+        """Dispatch weights (sum to 1 over tokens) and combine weights (sum to 1 over slots)."""
+        with torch.autocast(x.device.type, enabled=False):
+            wide = x.to(self.keys.dtype)
+            logits = F.linear(F.normalize(wide, dim=-1), self.scale * F.normalize(self.keys, dim=-1))
+            kept = logits
+            if keep is not None:
+                kept = logits.masked_fill(~(keep | ~keep.any(1, keepdim=True)).unsqueeze(-1), float("-inf"))
+            return kept.softmax(1), logits.softmax(-1)
+
+
+class _SoftMixture(nn.Module):
+    """Slots and experts of one stream: E (2 D R + R + D) parameters beside the keys."""
+
+    def __init__(self, target: str, width: int, *, experts: int, slots: int, rank: int, act: str) -> None:
+        super().__init__()
+        self.target, self.experts = target, experts
+        self.slots, self.act = Slots(width, experts * slots), ACTIVATIONS[act]
+        self.down = nn.Parameter(torch.empty(experts, width, rank).uniform_(-(width**-0.5), width**-0.5))
+        self.down_bias = nn.Parameter(torch.zeros(experts, 1, rank))
+        self.up, self.up_bias = (
+            nn.Parameter(torch.zeros(experts, rank, width)),
+            nn.Parameter(torch.zeros(experts, 1, width)),
+        )
+
+    def forward(self, streams: Mapping[str, Stream]) -> tuple[Float[Tensor, "S N D"], Routing]:
+        """Delta, and the combine weights by expert as routing."""
+        stream = streams[self.target]
+        x = stream.inp
+        dispatch, combine = self.slots(x, stream.keep)
+        slots = (dispatch.to(x.dtype).transpose(1, 2) @ x).unflatten(1, (self.experts, -1))  # (S, E, P, D)
+        hidden = self.act(slots @ self.down + self.down_bias)
+        out = (hidden @ self.up + self.up_bias).flatten(1, 2)
+        delta = combine.to(out.dtype) @ out
+        weights = combine.float().unflatten(-1, (self.experts, -1)).sum(-1).unsqueeze(2)  # (S, N, 1, E)
+        every = torch.ones_like(weights, dtype=torch.bool)
+        group = weights.sum(-1)
+        return delta, Routing(group, weights, every, weights, stream.keep, ("single",), (self.experts,))
+
+
+class SoftMoA(PerStream):
+    """Soft mixtures of bottleneck adapters, every modality for itself.
+
+    Args:
+        sites: where the backbone stands open.
+        rank: R of an expert.
+        experts: E.
+        slots: P per expert.
+        act: relu, gelu or silu.
+        at: all, "first-last" or a list of site indices.
+        balance_weight: see ``Peft``.
+
+    Raises:
+        ConfigError: sizes below 1, unknown activation.
+    """
+
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        *,
+        rank: int = 8,
+        experts: int = 4,
+        slots: int = 1,
+        act: str = "relu",
+        at: str | Sequence[int] = "all",
+        balance_weight: float = 0.0,
+    ) -> None:
+        need_positive(rank=rank, experts=experts, slots=slots)
+        if act not in ACTIVATIONS:
+            raise ConfigError(f"peft.act must be one of {', '.join(ACTIVATIONS)}, not {act!r}")
+
+        def build(target: str, widths: Mapping[str, int]) -> nn.Module:
+            return _SoftMixture(target, widths[target], experts=experts, slots=slots, rank=rank, act=act)
+
+        super().__init__(sites, build, at=at, balance_weight=balance_weight)
