@@ -25,7 +25,8 @@ class HMMoE(Peft):
 
     Args:
         sites: where the backbone stands open.
-        groups: kinds of experts (single, cross, channel); the value may override ``rank``, ``experts`` and ``k``.
+        groups: kinds of experts (single, cross, channel); the value may override ``rank``, ``experts`` and ``k``, false
+            leaves the kind out.
         rank: R.
         experts_per_group: E.
         k: experts kept per group and token.
@@ -50,7 +51,7 @@ class HMMoE(Peft):
         self,
         sites: Sequence[Site],
         *,
-        groups: Mapping[str, Mapping[str, int] | None],
+        groups: Mapping[str, Mapping[str, int] | Literal[False] | None],
         rank: int = 32,
         experts_per_group: int = 2,
         k: int = 1,
@@ -120,11 +121,13 @@ class HMMoE(Peft):
 
 
 def _plans(
-    groups: Mapping[str, Mapping[str, int] | None], rank: int, experts: int, k: int
+    groups: Mapping[str, Mapping[str, int] | Literal[False] | None], rank: int, experts: int, k: int
 ) -> tuple[dict[str, Plan], dict[str, int]]:
     """Sizes and k by kind, all faults reported at once."""
     faults, plans, kept = [], {}, {}
     for kind, given in groups.items():
+        if given is False and kind in KINDS:
+            continue
         own = {"rank": rank, "experts": experts, "k": k} | dict(given or {})
         if kind not in KINDS:
             faults.append(f"peft.groups.{kind} is no kind of expert: choose from {', '.join(KINDS)}")
@@ -136,7 +139,7 @@ def _plans(
         if not 1 <= own["k"] <= own["experts"]:
             faults.append(f"k of peft.groups.{kind} must lie in 1..{own['experts']} (its experts), found {own['k']}")
         plans[kind], kept[kind] = Plan(own["rank"], own["experts"]), own["k"]
-    if not groups:
+    if all(given is False for given in groups.values()):
         faults.append("peft.groups is empty: name at least one of single, cross, channel")
     if faults:
         raise ConfigError("; ".join(faults))

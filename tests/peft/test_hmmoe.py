@@ -237,6 +237,8 @@ def test_growth_is_linear_in_modalities_per_stream():
         ({"groups": {"singel": {}}}, "singel is no kind of expert: choose from single, cross, channel"),
         ({"groups": {"single": {"rnak": 3}}}, "knows rank, experts and k, found rnak"),
         ({"groups": {}}, "groups is empty"),
+        ({"groups": {"single": False, "cross": False}}, "groups is empty"),
+        ({"groups": {"single": {}, "singel": False}}, "singel is no kind of expert"),
         ({"routing": "soft"}, "routing must be two_level, flat"),
         ({"heads": 3}, "heads=3 must divide the rank 4"),
         ({"at": "2-9"}, r"at=.*the backbone has sites 0\.\.0"),
@@ -252,6 +254,15 @@ def test_growth_is_linear_in_modalities_per_stream():
 def test_settings_that_cannot_work(options, message, unchecked):
     with pytest.raises(ConfigError, match=message):
         small.hmmoe(**options)([site(vision=8, text=8)])
+
+
+def test_a_kind_left_out_is_a_kind_not_named():
+    where = site(vision=10, text=16)
+    named, dropped = (
+        build(where, groups=groups) for groups in ({"single": {}, "channel": {}}, small.KINDS | {"cross": False})
+    )
+    assert named.state_dict().keys() == dropped.state_dict().keys()
+    torch.testing.assert_close(named(where, streams(where)).deltas, dropped(where, streams(where)).deltas)
 
 
 def test_cross_alone_needs_a_second_modality():
