@@ -1,6 +1,6 @@
-"""Frames and sounds of MUSIC-AVQA at given seconds, from the videos or from what the peers extract of them."""
+"""Frames and sounds of clips at given seconds, from the videos or from what the peers extract of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +10,13 @@ from torch import Tensor
 from datamodules.media.audio import read_sound
 from datamodules.media.image import Pixels, read_rgb
 from datamodules.media.logmel import LogMel
-from datamodules.media.video import read_frames
+from datamodules.media.video import duration, read_frames
 from hmmoe.errors import DataBroken
 
 FRAMES, SOUNDS = ("frames", "video_frames"), ("audio", "raw_audio")
 """Folder names of the authors' scripts and of LAVISH."""
+View = Callable[[np.ndarray], np.ndarray]
+"""What is taken of a clip's frames, (T, H, W, 3) to (T, h, w, 3)."""
 
 
 class Clips:
@@ -25,52 +27,103 @@ class Clips:
         extracted: read ``frames/<id>/*.jpg`` and ``audio/<id>.wav`` (LAVISH: ``video_frames``, ``raw_audio``) instead
             of ``video/<id>.mp4``.
         fps: of the extracted frames.
+        videos, frames, sounds: names that the folders may have; of several that are there the first counts.
+        suffix: of the videos.
+        mute: a clip without extracted sound is silent, not broken.
     """
 
-    def __init__(self, root: Path, *, extracted: bool, fps: float) -> None:
-        self.root, self.extracted, self.fps = root, extracted, fps
-        self.frames, self.sounds = (_first(root, names) for names in (FRAMES, SOUNDS))
+    def __init__(
+        self,
+        root: Path,
+        *,
+        extracted: bool,
+        fps: float,
+        videos: Sequence[str] = ("video",),
+        frames: Sequence[str] = FRAMES,
+        sounds: Sequence[str] = SOUNDS,
+        suffix: str = ".mp4",
+        mute: bool = False,
+    ) -> None:
+        self.root, self.extracted, self.fps, self.suffix, self.mute = root, extracted, fps, suffix, mute
+        self._names = (videos, frames, sounds)
+
+    @property
+    def videos(self) -> Path:
+        """Folder of the videos, looked up at use: a miniature is written after this was made."""
+        return _first(self.root, self._names[0])
+
+    @property
+    def frames(self) -> Path:
+        """Folder of extracted frames."""
+        return _first(self.root, self._names[1])
+
+    @property
+    def sounds(self) -> Path:
+        """Folder of extracted sounds."""
+        return _first(self.root, self._names[2])
 
     def folders(self, *, vision: bool, audio: bool) -> list[Path]:
         """The folders that are read."""
         if not self.extracted:
-            return [self.root / "video"]
+            return [self.videos]
         return [self.frames] * vision + [self.sounds] * audio
 
     def files(self, clip: str, *, vision: bool, audio: bool) -> list[Path]:
         """What a clip needs."""
         if not self.extracted:
-            return [self.root / "video" / f"{clip}.mp4"]
-        return [self.frames / clip] * vision + [self.sounds / f"{clip}.wav"] * audio
+            return [self.video(clip)]
+        return [self.frames / clip] * vision + [self.sounds / f"{clip}.wav"] * (audio and not self.mute)
 
-    def pictures(self, clip: str, times: Sequence[float], pixels: Pixels) -> tuple[Tensor, Tensor]:
+    def video(self, clip: str) -> Path:
+        """The video file."""
+        return self.videos / f"{clip}{self.suffix}"
+
+    def seconds(self, clip: str) -> float:
+        """How long the pictures last."""
+        return len(self._frames(clip)) / self.fps if self.extracted else duration(self.video(clip))
+
+    def pictures(
+        self, clip: str, times: Sequence[float], pixels: Pixels, view: View | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The frame at each time: (T, 3, H, W) uint8, and which of them exist (T,)."""
         if not self.extracted:
-            frames, there = read_frames(self.root / "video" / f"{clip}.mp4", times)
-            return pixels.resize(frames), torch.from_numpy(there)
+            frames, there = read_frames(self.video(clip), times)
+            return pixels.resize(view(frames) if view else frames), torch.from_numpy(there)
+        paths, rows = self._frames(clip), [int(time * self.fps) for time in times]
+        pictures = torch.zeros(len(times), *pixels.shape, dtype=torch.uint8)
+        there = [place for place, row in enumerate(rows) if row < len(paths)]
+        if there:
+            frames = np.stack([read_rgb(paths[rows[place]]) for place in there])
+            pictures[there] = pixels.resize(view(frames) if view else frames)
+        return pictures, torch.tensor([row < len(paths) for row in rows])
+
+    def _frames(self, clip: str) -> list[Path]:
         paths = sorted((self.frames / clip).glob("*.jpg"))
         if not paths:
             raise DataBroken(f"{self.frames / clip} holds no jpg: extract the frames of this clip again")
-        rows = [int(time * self.fps) for time in times]
-        pictures = torch.zeros(len(times), *pixels.shape, dtype=torch.uint8)
-        for place, row in enumerate(rows):
-            if row < len(paths):
-                pictures[place] = pixels.resize(read_rgb(paths[row])[None])[0]
-        return pictures, torch.tensor([row < len(paths) for row in rows])
+        return paths
+
+    def sound(self, clip: str, sample_rate: int) -> np.ndarray:
+        """All of its sound, mono; empty where there is none."""
+        path = self.sounds / f"{clip}.wav" if self.extracted else self.video(clip)
+        sound = None if self.extracted and self.mute and not path.exists() else read_sound(path, sample_rate)
+        return np.zeros(0, np.float32) if sound is None else sound
 
     def spectra(self, clip: str, starts: Sequence[float], logmel: LogMel) -> tuple[Tensor, Tensor]:
         """One picture of sound from each start on: (T, 1, mels, frames), zero and not kept where there is none."""
-        path = self.sounds / f"{clip}.wav" if self.extracted else self.root / "video" / f"{clip}.mp4"
-        sound = read_sound(path, logmel.sample_rate)
-        sound = np.zeros(0, np.float32) if sound is None else sound
-        length = logmel.window + (logmel.shape[2] - 1) * logmel.shift
-        begins = [round(start * logmel.sample_rate) for start in starts]
-        windows = np.zeros((len(starts), length), np.float32)
-        for window, begin in zip(windows, begins, strict=True):
-            piece = sound[begin : begin + length]
-            window[: len(piece)] = piece
-        there = torch.tensor([begin + logmel.window <= len(sound) for begin in begins])
-        return logmel(torch.from_numpy(windows)) * there.view(-1, 1, 1, 1), there
+        return windows(self.sound(clip, logmel.sample_rate), starts, logmel)
+
+
+def windows(sound: np.ndarray, starts: Sequence[float], logmel: LogMel) -> tuple[Tensor, Tensor]:
+    """One picture of a sound from each start on, in seconds: (T, 1, mels, frames), zero and not kept where it ended."""
+    length = logmel.window + (logmel.shape[2] - 1) * logmel.shift
+    begins = [round(start * logmel.sample_rate) for start in starts]
+    pieces = np.zeros((len(starts), length), np.float32)
+    for window, begin in zip(pieces, begins, strict=True):
+        piece = sound[begin : begin + length]
+        window[: len(piece)] = piece
+    there = torch.tensor([begin + logmel.window <= len(sound) for begin in begins])
+    return logmel(torch.from_numpy(pieces)) * there.view(-1, 1, 1, 1), there
 
 
 def _first(root: Path, names: Sequence[str]) -> Path:

@@ -11,6 +11,24 @@ from datamodules.media.container import REMEDY, SLACK, check_whole, opened
 from hmmoe.errors import DataBroken
 
 
+def duration(path: str | Path) -> float:
+    """Seconds of video that a file declares; reads no frame.
+
+    Raises:
+        DataMissing: no such file.
+        DataBroken: empty, damaged, without video, or of unknown length.
+    """
+    with opened(path) as container:
+        if not container.streams.video:
+            raise DataBroken(f"{path} has no video stream: {REMEDY}")
+        stream = container.streams.video[0]
+        if stream.duration and stream.time_base:
+            return float(stream.duration * stream.time_base)
+        if container.duration:
+            return container.duration / av.time_base
+    raise DataBroken(f"{path} does not say how long it is: {REMEDY}")
+
+
 def read_frames(
     path: str | Path, times: Sequence[float]
 ) -> tuple[UInt8[np.ndarray, "T H W 3"], Bool[np.ndarray, " T"]]:
