@@ -44,8 +44,7 @@ class Task(L.LightningModule, ABC):
         super().__init__()
         self.model, self.recipe = model, recipe
         self.val_splits, self.test_splits = tuple(val_splits), tuple(test_splits)
-        alone = single_modality and len(model.backbone.modalities) > 1
-        self.alone = model.backbone.modalities if alone else ()
+        self.alone = self.ablated(model.backbone.modalities) if single_modality else ()
         self.scores = nn.ModuleDict()
         for split in ("train", *dict.fromkeys((*self.val_splits, *self.test_splits))):
             self.scores[f"on {split}"] = self._scores(split)
@@ -72,6 +71,10 @@ class Task(L.LightningModule, ABC):
     @abstractmethod
     def predict(self, output: ModelOutput, batch: Batch) -> dict[str, Any]:
         """Columns of the predictions file beside ``id``: prediction and label, lists or tensors of B rows."""
+
+    def ablated(self, modalities: Sequence[str]) -> tuple[str, ...]:
+        """The modalities that test splits are scored with alone; none where there is only one."""
+        return tuple(modalities) if len(modalities) > 1 else ()
 
     def scored(self, batch: Batch) -> bool:
         """Whether a batch has targets; those of a test set that only a server knows are absent."""
@@ -141,9 +144,10 @@ class Task(L.LightningModule, ABC):
         for key, metric in self.scores[name].items():
             if not metric.update_called:  # no targets
                 continue
-            score = metric.compute()
-            if key == "loss" or not score.isnan():  # a cell that these examples do not touch has no score
-                self.log(f"{split}/{key}{suffix}", score, prog_bar=not suffix and key != "loss")
+            computed = metric.compute()
+            for quantity, score in (computed if isinstance(computed, dict) else {key: computed}).items():
+                if key == "loss" or not score.isnan():  # a cell that these examples do not touch has no score
+                    self.log(f"{split}/{quantity}{suffix}", score, prog_bar=not suffix and key != "loss")
             metric.reset()
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -182,14 +186,19 @@ def detached(output: ModelOutput) -> dict[tuple[str, str], Any]:
 
 
 def only(batch: Batch, modality: str) -> Batch:
-    """The batch with every other modality missing: zeros and a keep of False."""
-    keep, alone = dict(batch.get("keep", {})), dict(batch)
-    for name in ("vision", "audio", "text"):
-        if name not in batch or name == modality:
+    """The batch with every other modality missing."""
+    return missing(batch, [name for name in ("vision", "audio", "text") if name != modality])
+
+
+def missing(batch: Batch, modalities: Sequence[str]) -> Batch:
+    """The batch without some modalities: zeros and a keep of False."""
+    keep, rest = dict(batch.get("keep", {})), dict(batch)
+    for name in modalities:
+        if name not in batch:
             continue
         if name == "text":
-            alone[name] = {key: torch.zeros_like(value) for key, value in batch[name].items()}
+            rest[name] = {key: torch.zeros_like(value) for key, value in batch[name].items()}
         else:
-            alone[name] = torch.zeros_like(batch[name])
+            rest[name] = torch.zeros_like(batch[name])
             keep[name] = torch.zeros(batch[name].shape[:2], dtype=torch.bool, device=batch[name].device)
-    return alone | {"keep": keep}
+    return rest | {"keep": keep}

@@ -17,6 +17,7 @@ class Predictions(Callback):
     """Writes ``<folder>/<split>.csv``: id, prediction, label and whatever else the task's test step returns by row.
 
     ``pictures`` of a test step, {file name: (H, W) uint8}, go to ``<folder>/<split>/`` at once, from every process.
+    Rows that a task knows only at the end of a test come from its ``rows_at_end``, {split: rows}.
     A datamodule that knows an official format has ``submission(split, rows) -> {file name: text}``; these files are
     written beside.
     """
@@ -55,10 +56,12 @@ class Predictions(Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Gather the processes' rows and write them in the order of their ids."""
-        gathered = [self._rows]
+        late = getattr(pl_module, "rows_at_end", {})
+        own = {split: self._rows.get(split, []) + late.get(split, []) for split in dict.fromkeys((*self._rows, *late))}
+        gathered = [own]
         if trainer.world_size > 1:
             gathered = [None] * trainer.world_size
-            dist.all_gather_object(gathered, self._rows)
+            dist.all_gather_object(gathered, own)
         if not trainer.is_global_zero:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
