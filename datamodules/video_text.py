@@ -1,0 +1,335 @@
+"""What question answering and retrieval on clips share, whichever dataset: examples, splits, reference lines."""
+
+from abc import abstractmethod
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.data import default_collate
+
+from datamodules.answers import OUTSIDE, most_frequent
+from datamodules.base import DataModule, Examples, build
+from datamodules.footage import Footage, Take
+from datamodules.media.image import Pixels
+from datamodules.media.logmel import LogMel
+from datamodules.media.text import Text
+from datamodules.missing import Policy, accept, check_policy
+from datamodules.music_avqa_media import Clips
+from datamodules.sampling import Draw
+from datamodules.sentences import Sentences
+from datamodules.video_text_annotations import FORMS, Captions, Question
+from hmmoe.errors import ConfigError, DataBroken
+from hmmoe.types import Batch
+
+KINDS = (*FORMS, "other")
+
+
+def held_out(clips: Sequence[str], count: int) -> set[str]:
+    """``count`` of the training clips, spread evenly, to choose the model on.
+
+    Raises:
+        ConfigError: none or all of them.
+    """
+    if not 0 < count < len(clips):
+        raise ConfigError(f"data.held_out={count}: expected 1 to {len(clips) - 1} of the {len(clips)} training clips")
+    return {clips[i * len(clips) // count] for i in range(count)}
+
+
+class VideoText(DataModule):
+    """Clips with sentences about them (see ``DataModule`` for what is not listed here).
+
+    Args:
+        release: "original", the authors' files, "valor", those of VALOR, or "auto": valor where they are there.
+        media: "video" reads the published clips, "extracted" frames and sound that were taken of them.
+        fps: of extracted frames.
+        frames, test_frames: of a clip, spread evenly, in training and elsewhere.
+        slices: of sound, each as long as the backbone's log-mel picture.
+        jitter, area, flip: of the training clips, see ``Take``.
+        held_out: training clips to choose the model on, where the files name none for that.
+        missing: what to do about examples whose clip is not there: "refuse", or "drop" them (counted in the manifest).
+        cache: keep decoded frames and log-mel pictures in "memory", or "none"; training with jitter, area or flip
+            decodes every time.
+        cache_gb: limit of that, for each split and process.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        release: Literal["auto", "original", "valor"] = "auto",
+        media: Literal["video", "extracted"] = "video",
+        fps: float = 4.0,
+        frames: int = 4,
+        test_frames: int = 8,
+        slices: int = 1,
+        jitter: bool = False,
+        area: Sequence[float] | None = None,
+        flip: bool = False,
+        held_out: int = 500,
+        missing: Policy = "refuse",
+        cache: Literal["memory", "none"] = "none",
+        cache_gb: float = 16.0,
+        **common: Any,
+    ) -> None:
+        super().__init__(root, **common)
+        check_policy(missing)
+        if release not in ("auto", "original", "valor") or media not in ("video", "extracted") or fps <= 0:
+            raise ConfigError(
+                f"data.release={release}, data.media={media}, data.fps={fps}: expected auto, original or valor; "
+                "video or extracted; more than zero"
+            )
+        heard = slices if "audio" in self.inputs else 0
+        span = None if area is None else (area[0], area[-1])
+        self.training = Take(frames, heard, jitter=jitter, area=span, flip=flip)
+        self.testing = Take(test_frames, heard)
+        for take in (self.training, self.testing):
+            take.check()
+        if "audio" in self.inputs and slices < 1:
+            raise ConfigError(f"data.slices={slices}: the backbone listens, so expected 1 or more")
+        self.valor = release == "valor" or (release == "auto" and self.valor_file().exists())
+        self.clips = self.footage_of(extracted=media == "extracted", fps=fps)
+        self.held, self.policy = held_out, missing
+        self.cache, self.cache_gb = cache, cache_gb
+        self._text: Text | None = None
+
+    @abstractmethod
+    def valor_file(self) -> Path:
+        """A file that only VALOR's layout has."""
+
+    @abstractmethod
+    def footage_of(self, *, extracted: bool, fps: float) -> Clips:
+        """Where the clips are."""
+
+    @abstractmethod
+    def files(self) -> list[Path]:
+        """All annotation files."""
+
+    def absent(self) -> list[Path]:
+        """Annotation files and media folders."""
+        return [path for path in (*self.files(), *self.clips.folders(**self._wanted)) if not path.exists()]
+
+    def annotations(self, split: str) -> list[Path]:
+        """Every file may say something about every split."""
+        return [path for path in self.files() if path.is_file()]
+
+    def media(self, split: str, clips: Sequence[str]) -> Footage:
+        """The readers of one split."""
+        take = self.training if split in self._names("train") else self.testing
+        return Footage(
+            clips,
+            self.clips,
+            take,
+            pixels=build(Pixels, self.inputs, "vision"),
+            logmel=build(LogMel, self.inputs, "audio"),
+            keep="none" if take.augments else self.cache,
+            limit_gb=self.cache_gb,
+            name=split,
+        )
+
+    def text(self) -> Text | None:
+        """The tokenizer, made once."""
+        if self._text is None:
+            self._text = build(Text, self.inputs, "text")
+        return self._text
+
+    def lacking(self, clip: str) -> Path | None:
+        """The first file that a clip lacks; a clip without a sound track lacks nothing."""
+        return next((path for path in self.clips.files(clip, **self._wanted) if not path.exists()), None)
+
+    @property
+    def _wanted(self) -> dict[str, bool]:
+        return {modality: modality in self.inputs for modality in ("vision", "audio")}
+
+
+class QuestionExamples(Examples):
+    """Questions of one split with their clip.
+
+    Args:
+        questions: of the split.
+        labels: index of every listed answer.
+        footage: the clips.
+        text: tokenizer, None leaves the words out.
+    """
+
+    def __init__(
+        self, questions: Sequence[Question], labels: Mapping[str, int], footage: Footage, text: Text | None
+    ) -> None:
+        self.questions, self.labels, self.footage = questions, labels, footage
+        self.sentences = Sentences(text, (question.text for question in questions))
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Id and answer."""
+        return [(question.name, question.answer) for question in self.questions]
+
+    def sample(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
+        """id, kind, label (-1 outside the list), vision, audio, keep, text."""
+        question = self.questions[index]
+        sample = {"id": question.name, "kind": question.kind, "label": self.labels.get(question.answer, OUTSIDE)}
+        return sample | self.sentences.get(question.text) | self.footage.get(question.clip, rng)
+
+
+class VideoQA(VideoText):
+    """Open questions, answered from the most frequent answers of train.
+
+    Args:
+        answers: how many of them: the size of the head. Questions of train with another answer are left out, all others
+            are asked and cannot be answered.
+        parts: name -> question words that a part of the score averages over (``task.parts``).
+        common: see ``VideoText``.
+    """
+
+    def __init__(
+        self, root: str | Path, *, answers: int, parts: Mapping[str, Sequence[str]] | None = None, **common: Any
+    ) -> None:
+        super().__init__(root, **common)
+        self.parts = {name: tuple(kinds) for name, kinds in (parts or {}).items()}
+        if strangers := sorted({kind for kinds in self.parts.values() for kind in kinds} - set(KINDS)):
+            raise ConfigError(f"data.parts names {', '.join(strangers)}; the kinds are {', '.join(KINDS)}")
+        self.size = answers
+        self._labels: dict[str, int] | None = None
+        self._asked: dict[str, list[Question]] = {}
+
+    @abstractmethod
+    def read(self) -> dict[str, list[Question]]:
+        """The questions of every split."""
+
+    def asked(self, split: str) -> list[Question]:
+        """All questions of a split, listed answer or not."""
+        if not self._asked:
+            self._asked = self.read()
+            if empty := [name for name, questions in self._asked.items() if not questions]:
+                raise DataBroken(f"no questions for {', '.join(empty)} in {self.files()[0]}: fetch the files again")
+        return self._asked[split]
+
+    def labels(self) -> dict[str, int]:
+        """Answer -> index: train's answers from the most frequent down, of equals the first to appear."""
+        if self._labels is None:
+            answers = (question.answer for question in self.asked("train"))
+            listed = most_frequent(answers, self.size, f"train of {self.root}")
+            self._labels = {answer: index for index, answer in enumerate(listed)}
+        return self._labels
+
+    def load(self, split: str) -> QuestionExamples:
+        """Read one split."""
+        labels, questions = self.labels(), self.asked(split)
+        if split in self._names("train"):
+            questions = [question for question in questions if question.answer in labels]
+        kept = accept(questions, lambda q: self.lacking(q.clip), policy=self.policy, split=split)
+        examples = QuestionExamples(kept, labels, self.media(split, [q.clip for q in kept]), self.text())
+        examples.dropped = len(questions) - len(kept)
+        return examples
+
+    def references(self) -> dict[str, dict[str, float]]:
+        """Train's most frequent answer: of all, of the question word, of the very words; what the list can answer."""
+        tables: list[tuple[str, Callable[[Question], str], defaultdict[str, Counter[str]]]] = [
+            ("majority", lambda q: "", defaultdict(Counter)),
+            ("question_word", lambda q: q.kind, defaultdict(Counter)),
+            ("question", lambda q: q.text, defaultdict(Counter)),
+        ]
+        for question in self.asked("train"):
+            for _, cue, table in tables:
+                table[cue(question)][question.answer] += 1
+        most = tables[0][2][""].most_common(1)[0][0]
+        lines = {}
+        for split in dict.fromkeys(self.val_splits + self.test_splits):
+            asked = self.examples(split).questions
+            lines[split] = {}
+            guesses = [most] * len(asked)
+            for name, cue, table in tables:
+                best = {value: counts.most_common(1)[0][0] for value, counts in table.items()}
+                guesses = [best.get(cue(q), guess) for q, guess in zip(asked, guesses, strict=True)]
+                right = [guess == q.answer for q, guess in zip(asked, guesses, strict=True)]
+                lines[split][name] = float(np.mean(right))
+            lines[split]["answer_list"] = float(np.mean([q.answer in self.labels() for q in asked]))
+            lines[split] |= self.ceilings(split)
+        return lines
+
+
+class CaptionExamples(Examples):
+    """Clips of one split with their sentences: a random one in training, all of them in evaluation.
+
+    Args:
+        captions: sentences by clip.
+        footage: the clips.
+        text: tokenizer, None leaves the words out.
+    """
+
+    def __init__(self, captions: Captions, footage: Footage, text: Text | None) -> None:
+        self.captions, self.names, self.footage = captions, list(captions), footage
+        self.sentences = Sentences(text, (sentence for own in captions.values() for sentence in own))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def rows(self) -> list[tuple[str, list[str]]]:
+        """Clip and sentences."""
+        return [(clip, self.captions[clip]) for clip in self.names]
+
+    def sample(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
+        """id (the clip), sentence (the name of the one in ``text``), vision, audio, keep, text."""
+        clip = self.names[index]
+        own = self.captions[clip]
+        place = 0 if rng is None else int(rng.integers(len(own)))
+        sample = {"id": clip, "sentence": f"{clip}#{place}", **self.sentences.get(own[place])}
+        return sample | self.footage.get(clip, rng)
+
+    def __getitem__(self, draws: Sequence[Draw]) -> Batch:
+        """In evaluation with ``more``: the further sentences of all clips, {ids, keep, names, clip}."""
+        batch = default_collate([self.sample(draw.index, draw.rng()) for draw in draws])
+        clips = [self.names[draw.index] for draw in draws if draw.entropy is None]
+        further = [(clip, place) for clip in clips for place in range(1, len(self.captions[clip]))]
+        if further and "text" in batch:
+            texts = [self.sentences.get(self.captions[clip][place])["text"] for clip, place in further]
+            batch["more"] = {
+                "ids": torch.stack([text["ids"] for text in texts]),
+                "keep": torch.stack([text["keep"] for text in texts]),
+                "names": [f"{clip}#{place}" for clip, place in further],
+                "clip": [clip for clip, _ in further],
+            }
+        return batch
+
+
+class VideoRetrieval(VideoText):
+    """Clips and sentences that are to find each other; arguments as ``VideoText``."""
+
+    def __init__(self, root: str | Path, **common: Any) -> None:
+        super().__init__(root, **common)
+        self._told: dict[str, Captions] = {}
+
+    @abstractmethod
+    def read(self) -> dict[str, Captions]:
+        """The sentences of every split."""
+
+    def load(self, split: str) -> CaptionExamples:
+        """Read one split; no clip may be in two."""
+        if not self._told:
+            told = self.read()
+            for name, captions in told.items():
+                if bare := [clip for clip, sentences in captions.items() if not sentences]:
+                    raise DataBroken(f"{self.files()[0]} has no sentence for {bare[0]} of {name}: fetch the file again")
+                if not captions:
+                    raise DataBroken(f"{self.files()[0]} names no clip of {name}: fetch the files again")
+            self._told = told
+        captions = self._told[split]
+        kept = accept(list(captions), self.lacking, policy=self.policy, split=split)
+        examples = CaptionExamples(
+            Captions((clip, captions[clip]) for clip in kept), self.media(split, kept), self.text()
+        )
+        examples.dropped = len(captions) - len(kept)
+        return examples
+
+    def references(self) -> dict[str, dict[str, float]]:
+        """How many clips and sentences there are, and what chance gives."""
+        lines = {}
+        for split in dict.fromkeys(self.val_splits + self.test_splits):
+            examples = self.examples(split)
+            clips, sentences = len(examples), sum(len(own) for own in examples.captions.values())
+            chance = {f"chance_t2v_R{cut}": min(1.0, cut / clips) for cut in (1, 10)}
+            lines[split] = {"clips": float(clips), "sentences": float(sentences), **chance, **self.ceilings(split)}
+        return lines
