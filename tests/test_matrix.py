@@ -23,6 +23,10 @@ SMALLER = {
     "vqav2": ["+data.miniature.blocks={train2014: 1, val2014: 1, test2015: 1}", "data.held_out=4"],
     "nlvr2": ["+data.miniature.sets={train: 10, dev: 2, test1: 2}"],
     "music_avqa": ["+data.miniature.blocks={train: 1, val: 1, test: 1}"],
+    "msrvtt_qa": ["+data.miniature.blocks={train: 1, val: 1, test: 1}"],
+    "msvd_qa": ["+data.miniature.blocks={train: 1, val: 1, test: 1}"],
+    "msrvtt_retrieval": ["+data.miniature.blocks=2", "data.held_out=4"],
+    "msvd_retrieval": ["+data.miniature.blocks={train: 1, val: 1, test: 1}"],
 }
 """Fewer examples than the usual miniature, where that saves time."""
 
