@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from hmmoe.errors import CheckpointError, ConfigError
+from hmmoe.losses.balance import gate_kl, load_balance
 from hmmoe.model import AdaptedModel
 from hmmoe.peft.policies import LinearProbe
+from hmmoe.routing.stats import RoutingStats
 from hmmoe.trainable import check_live, load_own_state, own_state, roles
 from hmmoe.types import Adapted
 from tests import small
@@ -41,7 +43,9 @@ def test_a_step_moves_what_trains_and_nothing_else(name):
     model = built(name).train()
     small.move(model, 0.05)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e3)  # gradients of 1e-9 move too
+    optimizer = torch.optim.SGD(
+        [p for p in model.parameters() if p.requires_grad], lr=1e3
+    )  # gradients of 1e-9 move too
     model(small.batch(*MODALITIES)).logits.square().sum().backward()
     dead = [k for k, p in model.named_parameters() if p.requires_grad and not p.grad.any()]
     optimizer.step()
@@ -127,6 +131,27 @@ def test_memory_is_read_and_never_updated(name):
     if result.deltas:
         sum(delta.sum() for delta in result.deltas.values()).backward()
         assert all(p.grad is not None for p in method.parameters() if p.requires_grad), "nothing built for memory"
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if "balance_weight" in loaded(n)])
+def test_routing_fills_the_utilisation_table_and_the_balance_terms(name):
+    model = built(name)
+    small.move(model, 0.05)
+    routing = model(small.batch(*MODALITIES)).routing
+    stats = RoutingStats()
+    stats.update(routing)
+    rows = stats.compute()
+    assert {(row.site, row.modality) for row in rows} == set(routing)
+    for key in routing:
+        shares = [r.weight_share for r in rows if (r.site, r.modality, r.level) == (*key, "group")]
+        assert sum(shares) == pytest.approx(1)
+    routers = [k for k, role in roles(model).items() if role == "router"]
+    for price in (load_balance(routing), gate_kl(routing)):
+        assert torch.isfinite(price) and price.requires_grad == bool(routers)
+    if routers:
+        price.backward()
+        parameters = dict(model.named_parameters())
+        assert all(parameters[k].grad is not None for k in routers)
 
 
 @pytest.mark.parametrize("name", [n for n in METHODS if "at" in loaded(n)])
