@@ -72,6 +72,7 @@ class DataModule(L.LightningDataModule, ABC):
         num_workers: loader processes; 0 loads in the training process.
         miniature: generator of a small dataset; runs only where ``root`` is its own root.
         seed: of shuffling and augmentation.
+        train_examples: train on so many examples, drawn by ``seed`` (debug=overfit); None takes all.
     """
 
     splits: ClassVar[tuple[Split, ...]]
@@ -88,6 +89,7 @@ class DataModule(L.LightningDataModule, ABC):
         num_workers: int = 0,
         miniature: Miniature | None = None,
         seed: int = 0,
+        train_examples: int | None = None,
     ) -> None:
         super().__init__()
         if strangers := sorted(inputs.keys() - set(self.modalities)):
@@ -98,7 +100,10 @@ class DataModule(L.LightningDataModule, ABC):
         if num_workers < 0:
             raise ConfigError(f"data.num_workers={num_workers}: expected 0 or more")
         self.root, self.inputs, self.miniature = Path(root), inputs, miniature
+        if train_examples is not None and train_examples < 1:
+            raise ConfigError(f"data.train_examples={train_examples}: expected 1 or more, or null for all")
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.train_examples = train_examples
         self._examples: dict[str, Examples] = {}
 
     # ---- what a dataset adds
@@ -214,6 +219,7 @@ class DataModule(L.LightningDataModule, ABC):
             self.batch_size,
             training=training,
             seed=self.seed,
+            take=self.train_examples if training else None,
             rank=trainer.global_rank if trainer else 0,
             world=trainer.world_size if trainer else 1,
         )

@@ -38,14 +38,27 @@ class Batches(DistributedSampler):
         batch_size: examples per batch and process.
         training: shuffle, drop, and hand out entropy for augmentation.
         seed: of order and augmentation.
+        take: only so many of the examples, drawn by ``seed``; None for all.
         rank, world: this process and how many there are.
     """
 
     def __init__(
-        self, dataset: Sized, batch_size: int, *, training: bool, seed: int, rank: int = 0, world: int = 1
+        self,
+        dataset: Sized,
+        batch_size: int,
+        *,
+        training: bool,
+        seed: int,
+        take: int | None = None,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         super().__init__(dataset, num_replicas=world, rank=rank, shuffle=training, seed=seed)
-        self.batch_size, self.training, self.count = batch_size, training, len(dataset)
+        self.batch_size, self.training = batch_size, training
+        self.pool = np.arange(len(dataset))
+        if take is not None:
+            self.pool = np.random.default_rng(seed).permutation(len(dataset))[:take]
+        self.count = len(self.pool)
         if batch_size < 1:
             raise ConfigError(f"data.batch_size={batch_size}: expected 1 or more")
         if self.count < world:
@@ -66,4 +79,4 @@ class Batches(DistributedSampler):
         size = min(self.batch_size * self.num_replicas, self.count - self.count % self.num_replicas)
         for start in range(0, len(self) * size, size):
             own = order[start : start + size][self.rank :: self.num_replicas]
-            yield [Draw(int(index), (self.seed, self.epoch)) for index in own]
+            yield [Draw(int(index), (self.seed, self.epoch)) for index in self.pool[own]]

@@ -69,3 +69,13 @@ def test_too_few_examples_for_the_processes_are_refused():
         Batches(range(3), 1, training=False, seed=0, rank=0, world=4)
     with pytest.raises(ConfigError, match=r"data\.batch_size=0"):
         Batches(range(3), 0, training=False, seed=0)
+
+
+def test_a_part_of_the_examples_is_the_same_part_every_epoch():
+    batches = Batches(range(40), 4, training=True, seed=3, take=10)
+    seen = []
+    for epoch in range(3):
+        batches.set_epoch(epoch)
+        seen.append({draw.index for batch in batches for draw in batch})
+    assert len(batches) == 2 and all(len(epoch) == 8 for epoch in seen) and len(set.union(*seen)) <= 10
+    assert [draw.index for batch in Batches(range(40), 4, training=False, seed=3) for draw in batch] == list(range(40))
