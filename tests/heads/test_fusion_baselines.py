@@ -1,10 +1,14 @@
 """GMU and late fusion against their formulas."""
 
+import pytest
 import torch
+from hydra.utils import instantiate
 
 from hmmoe.heads.gmu import GMUHead
 from hmmoe.heads.late_fusion import LateFusionHead
+from hmmoe.runtime.check import check
 from hmmoe.types import Features
+from tests.runs import composed
 
 WIDTHS = {"vision": 6, "audio": 4}
 
@@ -33,7 +37,7 @@ def test_late_fusion_is_the_mean_of_separate_votes():
         2 * head(other)
         - head.outs["audio"](torch.nn.functional.gelu(head.hiddens["audio"](other["audio"].pooled.mean(1)))),
     )
-    assert sum(p.numel() for p in head.parameters()) == 12 * 7 - 0 + 2 * (8 * 3)
+    assert sum(p.numel() for p in head.parameters()) == 12 * 7 + 2 * (8 * 3)
 
 
 def test_every_part_learns():
@@ -41,3 +45,11 @@ def test_every_part_learns():
         head = kind(WIDTHS, classes=3, hidden=7, level="segment", act=None, norm=True, dropout=0.1)
         head(features()).square().sum().backward()
         assert all(p.grad is not None and p.grad.any() for p in head.parameters())
+
+
+@pytest.mark.parametrize("target", ["hmmoe.heads.gmu.GMUHead", "hmmoe.heads.late_fusion.LateFusionHead"])
+def test_one_word_on_the_command_line(target):
+    words = ("experiment=ave_hmmoe", "scale=mini", "peft=linear_probe", f"task.head._target_={target}")
+    with composed(*words, "paths.run_dir=run") as cfg:
+        classes = check(cfg)["task"]["head"]["classes"]
+        assert instantiate(cfg.task.head)(WIDTHS)(features()).shape == (3, 2, classes)
