@@ -3,7 +3,7 @@
 from typing import Any
 
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import SiglipTextConfig, SiglipTextModel, SiglipVisionConfig, SiglipVisionModel
 
 from hmmoe.backbones.base import Context, Pooling
@@ -24,6 +24,8 @@ class SiglipVision(ClipLayers):
     def __init__(self, *, weights: str | None = None, pool: Pooling = "library", **options: Any) -> None:
         library, unfit = create(SiglipVisionModel, SiglipVisionConfig, weights, options)
         resize_positions(library, weights, unfit, key="embeddings.position_embedding.weight", prefix=0, mode="bicubic")
+        if pool != "library":
+            library.head = nn.Identity()  # nothing runs through it
         super().__init__(library, pool=pool)
 
     def embed(self, x: Float[Tensor, "S C H W"], keep: Bool[Tensor, "S N"] | None) -> tuple[Tensor, Context]:
@@ -54,6 +56,8 @@ class SiglipText(ClipLayers):
     def __init__(self, *, weights: str | None = None, pool: Pooling = "library", **options: Any) -> None:
         library, unfit = create(SiglipTextModel, SiglipTextConfig, weights, options)
         refuse_other_sizes(weights, unfit)
+        if pool != "library":
+            library.head = nn.Identity()  # nothing runs through it
         super().__init__(library, pool=pool)
 
     def embed(self, x: Int[Tensor, "S L"], keep: Bool[Tensor, "S L"] | None) -> tuple[Tensor, Context]:

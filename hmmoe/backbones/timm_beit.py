@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hmmoe.backbones.base import Context, Encoder, Half, Pooling, Roles
-from hmmoe.backbones.timm_weights import ROLES, create, expect
+from hmmoe.backbones.timm_weights import ROLES, create, drop_pooling, expect
 
 
 class TimmBeit(Encoder):
@@ -27,6 +27,7 @@ class TimmBeit(Encoder):
     def __init__(self, name: str, *, weights: str | None = None, pool: Pooling = "cls", **options: Any) -> None:
         library = create(name, weights, options)
         expect(library, timm.models.beit.Beit, timm.models.beit.Block)
+        drop_pooling(library, pool)
         depth = len(library.blocks)
         super().__init__(library, widths=[library.embed_dim] * depth, stages=[depth], pool=pool)
 

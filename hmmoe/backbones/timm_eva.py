@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hmmoe.backbones.base import Context, Encoder, Half, Pooling, Roles
 from hmmoe.backbones.timm_beit import scaled
-from hmmoe.backbones.timm_weights import create, expect
+from hmmoe.backbones.timm_weights import create, drop_pooling, expect
 
 
 class TimmEva(Encoder):
@@ -25,6 +25,7 @@ class TimmEva(Encoder):
         library = create(name, weights, options)
         expect(library, timm.models.eva.Eva, timm.models.eva.EvaBlock)
         self.prefix = library.num_prefix_tokens
+        drop_pooling(library, pool)
         depth = len(library.blocks)
         super().__init__(library, widths=[library.embed_dim] * depth, stages=[depth], pool=pool)
         self.roles = _roles(library.blocks[0])

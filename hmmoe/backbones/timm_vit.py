@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hmmoe.backbones.base import Context, Encoder, Half, Pooling, Roles
-from hmmoe.backbones.timm_weights import ROLES, create, expect
+from hmmoe.backbones.timm_weights import ROLES, create, drop_pooling, expect
 
 
 class TimmViT(Encoder):
@@ -26,6 +26,7 @@ class TimmViT(Encoder):
         library = create(name, weights, options)
         expect(library, timm.models.vision_transformer.VisionTransformer, timm.models.vision_transformer.Block)
         self.prefix = library.num_prefix_tokens
+        drop_pooling(library, pool)
         depth = len(library.blocks)
         super().__init__(library, widths=[library.embed_dim] * depth, stages=[depth], pool=pool)
 

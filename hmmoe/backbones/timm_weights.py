@@ -90,3 +90,11 @@ def expect(library: nn.Module, kind: type[nn.Module], block: type[nn.Module] | N
             f"this {found} has blocks of type {', '.join(sorted(flavours))}, this family opens {block.__name__} only: "
             "take hmmoe.backbones.blocks.Blocks, which adapts after whole blocks"
         )
+
+
+def drop_pooling(library: nn.Module, pool: str) -> None:
+    """Without ``pool: library`` nothing runs through timm's pooling: its weights would be dead under peft=full."""
+    if pool != "library":
+        for name in ("fc_norm", "attn_pool"):
+            if isinstance(getattr(library, name, None), nn.Module):
+                setattr(library, name, nn.Identity())

@@ -41,9 +41,8 @@ POOLED = {
 
 @pytest.mark.parametrize("family", POOLED)
 def test_pooling_is_the_librarys(family):
-    encoder, x = FAMILIES[family].build(), FAMILIES[family].make()
-    if family in ("beit", "eva02"):
-        encoder.pooling = "library"
+    own = {"pool": "library"} if family in ("vit", "beit", "eva02") else {}
+    encoder, x = FAMILIES[family].build(**own), FAMILIES[family].make()
     perturb(encoder)
     encoder.eval()
     torch.testing.assert_close(encoder.pool(run(encoder, x), None), POOLED[family](encoder.library, x))
