@@ -25,7 +25,7 @@ def command(script: str, *words: str, **environment: str) -> subprocess.Complete
 def test_help_shows_the_first_steps_and_the_choices():
     done = command("train.py", "--help")
     assert done.returncode == 0
-    assert "python train.py experiment=ave_hmmoe scale=mini" in done.stdout and "peft: full, hmmoe" in done.stdout
+    assert "python train.py experiment=ave_hmmoe scale=mini" in done.stdout and "full, hmmoe" in done.stdout
 
 
 def test_a_typo_is_answered_without_heavy_imports():
