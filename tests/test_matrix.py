@@ -74,8 +74,8 @@ def modalities_of(target: str) -> set[str]:
 
 
 def fits(backbone: str, data: str) -> bool:
-    """The data deliver what the backbone reads."""
-    return inputs_of(backbone) <= modalities_of(loaded("data", data)._target_)
+    """The backbone reads the modalities of this experiment's own host, so that its task has what it asks for."""
+    return inputs_of(backbone) == inputs_of(choices(EXPERIMENTS[data])["backbone"])
 
 
 def combinations() -> list[tuple[str, str, str]]:
