@@ -153,9 +153,7 @@ def object_image(rng: np.random.Generator, category: int, size: int) -> UInt8[np
     return np.clip(picture + rng.normal(0, 8, picture.shape), 0, 255).astype(np.uint8)
 
 
-def object_pixels(
-    category: int, size: int, centre: tuple[float, float], scale: float
-) -> Bool[np.ndarray, "size size"]:
+def object_pixels(category: int, size: int, centre: tuple[float, float], scale: float) -> Bool[np.ndarray, "size size"]:
     """Which pixels of a square picture an object covers.
 
     Args:
