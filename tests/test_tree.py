@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ADDRESS = re.compile(r"index-url|find-links|https?://[^ \"]*/simple|\"resolved\": *\"https?:")
+ADDRESS = re.compile(
+    "|".join(("index[-]url", "find[-]links", r"https?://[^ \"]*/simpl[e]", r"\"resolve[d]\": *\"https?:"))
+)
 MACHINE = re.compile(r"(^|[^A-Za-z0-9_.])/(work|farm|home|root|Users)/")
 LARGEST = 8 * 2**20
 

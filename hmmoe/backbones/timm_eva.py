@@ -1,38 +1,24 @@
-"""timm's EVA-02 and DINOv3: pre-norm blocks with rotary positions and SwiGLU or plain MLPs."""
+"""timm's EVA-02 and DINOv3: rotary positions, SwiGLU or plain MLPs."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import timm
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from hmmoe.backbones.base import Context, Encoder, Half, Pooling, Roles
-from hmmoe.backbones.timm_beit import scaled
-from hmmoe.backbones.timm_weights import create, drop_pooling, expect
+from hmmoe.backbones.base import Context, Pooling, Roles
+from hmmoe.backbones.timm_prenorm import TimmPreNorm
 
 
-class TimmEva(Encoder):
-    """A timm ``Eva``, opened between its MLP and layer scale.
+class TimmEva(TimmPreNorm):
+    """A timm ``Eva``; ``pool: cls`` is the mean of class and register tokens."""
 
-    Args:
-        name: timm model name, such as eva02_base_patch14_224 or vit_base_patch16_dinov3.
-        weights: local file, "hub" for timm's own, None for random ones.
-        pool: "cls" (mean of class and register tokens), "mean" (of the patches) or "library".
-        options: further keywords of ``timm.create_model``, such as ``img_size``.
-    """
+    kind: ClassVar[type[nn.Module]] = timm.models.eva.Eva
+    flavour: ClassVar[type[nn.Module]] = timm.models.eva.EvaBlock
 
     def __init__(self, name: str, *, weights: str | None = None, pool: Pooling = "cls", **options: Any) -> None:
-        library = create(name, weights, options)
-        expect(library, timm.models.eva.Eva, timm.models.eva.EvaBlock)
-        self.prefix = library.num_prefix_tokens
-        drop_pooling(library, pool)
-        depth = len(library.blocks)
-        super().__init__(library, widths=[library.embed_dim] * depth, stages=[depth], pool=pool)
-        self.roles = _roles(library.blocks[0])
-
-    def block(self, k: int) -> nn.Module:
-        """The k-th block."""
-        return self.library.blocks[k]
+        super().__init__(name, weights=weights, pool=pool, **options)
+        self.roles = _roles(self.library.blocks[0])
 
     def embed(self, x: Float[Tensor, "S C H W"], keep: Bool[Tensor, "S N"] | None) -> tuple[Tensor, Context]:
         """Pictures to tokens, prefix tokens first, and the rotary positions (one per block in mixed mode)."""
@@ -40,27 +26,12 @@ class TimmEva(Encoder):
         x, rope = model._pos_embed(model.patch_embed(x))
         return model.norm_pre(x), {"rope": rope}
 
-    def half(self, k: int, x: Float[Tensor, "S N D"], ctx: Context) -> Half:
-        """Attention, then the MLP on the normalised stream."""
-        block, rope = self.block(k), ctx["rope"]
+    def attend(self, k: int, x: Float[Tensor, "S N D"], ctx: Context) -> Float[Tensor, "S N D"]:
+        """Self-attention with rotary positions."""
+        rope = ctx["rope"]
         if rope is not None and getattr(self.library, "rope_mixed", False):
             rope = rope[k]
-        residual = x + block.drop_path1(scaled(block.gamma_1, block.attn(block.norm1(x), rope=rope)))
-        inp = block.norm2(residual)
-        return Half(residual, inp, block.mlp(inp))
-
-    def merge(self, k: int, half: Half, ctx: Context) -> Float[Tensor, "S N D"]:
-        """Layer scale, stochastic depth, residual."""
-        block = self.block(k)
-        return half.residual + block.drop_path2(scaled(block.gamma_2, half.out))
-
-    def finish(self, x: Float[Tensor, "S N D"], ctx: Context) -> Float[Tensor, "S N D"]:
-        """The final norm (identity where timm norms after pooling)."""
-        return self.library.norm(x)
-
-    def own_pool(self, tokens: Float[Tensor, "S N D"], keep: Bool[Tensor, "S N"] | None) -> Float[Tensor, "S D"]:
-        """What timm hands to a classifier."""
-        return self.library.forward_head(tokens, pre_logits=True)
+        return self.block(k).attn(x, rope=rope)
 
 
 def _roles(block: nn.Module) -> Roles:

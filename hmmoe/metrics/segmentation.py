@@ -7,6 +7,7 @@ thresholds once per batch. Here the average is named and no batch matters:
 * "set" takes all frames of the split as one batch: what others report as the pooled score.
 """
 
+from abc import abstractmethod
 from typing import Literal
 
 import torch
@@ -92,11 +93,11 @@ class _Averaged(Metric):
         self.total += self.peak(means).sum(0)
         self.count += annotated.any(1).sum()
 
+    @abstractmethod
     def score(
         self, logits: Float[Tensor, "F H W"], masks: Bool[Tensor, "F H W"]
     ) -> tuple[Float[Tensor, "F *size"], Bool[Tensor, " F"]]:
         """Value of every frame, and which frames have one."""
-        raise NotImplementedError
 
     def peak(self, means: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         """One number from a mean over frames."""
