@@ -2,7 +2,8 @@
 
 Every ``conf/backbone/*.yaml`` at its real size with random weights, one process each: sites, widths, parameters, the
 share that HMMoE (rank 32, 2 experts per group, no head) trains, and FLOPs, seconds and memory of one frozen forward of
-one sample with one segment per modality on one thread. Then every family's largest difference from its library.
+one sample with one segment per modality (or as many frames as a clip tower takes) on one thread. Then every family's
+largest difference from its library.
 """
 
 import argparse
@@ -46,7 +47,7 @@ def forget(node: Any) -> None:
 
 
 def sample(inputs: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """One sample, one segment per modality."""
+    """One sample, one segment per modality unless the backbone asks for more."""
     import torch
 
     batch: dict[str, Any] = {"id": ["sample"]}
@@ -57,7 +58,7 @@ def sample(inputs: dict[str, dict[str, Any]]) -> dict[str, Any]:
         elif modality == "audio":
             batch[modality] = torch.randn(1, 1, 1, spec["mels"], spec["frames"])
         else:
-            batch[modality] = torch.randn(1, 1, 3, spec["size"], spec["size"])
+            batch[modality] = torch.randn(1, spec.get("segments", 1), 3, spec["size"], spec["size"])
     return batch
 
 

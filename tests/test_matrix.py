@@ -75,6 +75,8 @@ def modalities_of(target: str) -> set[str]:
 
 def fits(backbone: str, data: str) -> bool:
     """The backbone reads the modalities of this experiment's own host, so that its task has what it asks for."""
+    if "segments" in loaded("backbone", backbone).inputs.vision and "frames" not in loaded("data", data):
+        return False  # takes whole clips of so many frames, and only data of clips can be told how many
     return inputs_of(backbone) == inputs_of(choices(EXPERIMENTS[data])["backbone"])
 
 
@@ -148,7 +150,7 @@ def sample(inputs: DictConfig) -> dict[str, Any]:
         elif modality == "audio":
             batch[modality] = torch.randn(2, 2, 1, spec.mels, spec.frames)
         else:
-            batch[modality] = torch.randn(2, 2, 3, spec.size, spec.size)
+            batch[modality] = torch.randn(2, spec.get("segments", 2), 3, spec.size, spec.size)
     return batch
 
 

@@ -14,7 +14,7 @@ def checked(batch: Batch, modality: str, modalities: Sequence[str], spec: Mappin
         batch: what the data set delivers.
         modality: the one to take.
         modalities: all that the backbone reads, for the message.
-        spec: ``inputs.<modality>`` of the backbone (size, mels, frames, length).
+        spec: ``inputs.<modality>`` of the backbone (size, segments, mels, frames, length).
 
     Raises:
         ConfigError: the entry is absent, or not of the size in ``spec``.
@@ -26,14 +26,18 @@ def checked(batch: Batch, modality: str, modalities: Sequence[str], spec: Mappin
         )
     value = batch[modality]
     if isinstance(value, dict):
-        expected, found = (spec.get("length"),), (value["ids"].shape[-1],)
+        found = {"length": value["ids"].shape[-1]}
     elif modality == "audio":
-        expected, found = (spec.get("mels"), spec.get("frames")), tuple(value.shape[-2:])
+        found = dict(zip(("mels", "frames"), value.shape[-2:], strict=True))
     else:
-        expected, found = (spec.get("size"), spec.get("size")), tuple(value.shape[-2:])
-    if any(want is not None and want != have for want, have in zip(expected, found, strict=True)):
+        found = {"segments": value.shape[1], "size": tuple(value.shape[-2:])}
+    square = {"size": (spec.get("size"),) * 2}
+    expected = {name: {**spec, **square}[name] for name in found if spec.get(name) is not None}
+    found = {name: found[name] for name in expected}
+    if expected != found:
         raise ConfigError(
-            f"backbone.inputs.{modality} asks for {dict(spec)}, but the batch holds {found}: let the data read its "
-            "sizes from the backbone (data.inputs: ${backbone.inputs})"
+            f"backbone.inputs.{modality} asks for {expected}, but the batch holds {found}: let the data read its "
+            "sizes from the backbone (data.inputs: ${backbone.inputs}; for segments set data.frames, or choose data "
+            "that have as many)"
         )
     return value

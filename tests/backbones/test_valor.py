@@ -1,6 +1,8 @@
 """VALOR: equal to recorded numbers of the original, who is updated where, what memory means, loading, missing sound."""
 
 import json
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -320,7 +322,7 @@ def test_wrong_compositions_are_named():
 
 def test_inputs_are_checked():
     backbone = valor_small.valor(inputs={"text": {"length": 9}, "vision": {"size": 32}})
-    with pytest.raises(ConfigError, match=r"inputs\.text asks for .*9.*\(7,\)"):
+    with pytest.raises(ConfigError, match=r"inputs\.text asks for .*9.*: 7\}"):
         backbone.embed(valor_small.batch())
 
 
@@ -328,3 +330,24 @@ def test_granularity_counts_frames_of_the_memory():
     _, streams = run(valor_small.valor(), valor_small.batch())
     assert isinstance(streams["vision"], Stream)
     assert (streams["vision"].parts, streams["audio"].parts, streams["text"].parts) == (3, 2, 1)
+
+
+COMPILE = """
+import torch
+from tests import small
+from tests.backbones import test_valor, valor_small
+torch.set_num_threads(1)
+model = test_valor.adapted().eval()
+small.move(model)
+batch = valor_small.batch()
+batch.pop("id", None)
+compiled = torch.compile(lambda b: model(b).logits, backend="aot_eager", fullgraph=True)
+torch.testing.assert_close(compiled(batch), model(batch).logits)
+"""
+
+
+@pytest.mark.slow
+def test_compiles_into_one_graph():
+    """In a process of its own: the shape checks of the tests are what dynamo can't trace."""
+    done = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
