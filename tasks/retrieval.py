@@ -72,8 +72,10 @@ class ClipRetrieval(Task):
         return ModelOutput(vectors, features, routing)
 
     def text_only(self, batch: Batch) -> Batch:
-        """The sentences with missing clips of one segment: nothing is gained by encoding more zeros."""
-        return missing(batch | {m: batch[m][:, :1] for m in self.of_clip} | {"keep": {}}, self.of_clip)
+        """The sentences with missing clips, as short as the backbone takes them: zeros teach nothing."""
+        inputs = self.model.backbone.inputs
+        clips = {m: batch[m][:, : inputs.get(m, {}).get("segments", 1)] for m in self.of_clip}
+        return missing(batch | clips | {"keep": {}}, self.of_clip)
 
     def encode_more(self, batch: Batch) -> Tensor:
         """Vectors (M, D) of the further sentences, as many at once as there are clips."""

@@ -132,6 +132,8 @@ class Backbone(nn.Module, ABC):
     """Width of every modality's final features."""
     stored: torch.dtype
     """Of the frozen weights."""
+    inputs: dict[str, dict[str, Any]]
+    """What each modality's input must look like: size, segments, mels, frames, length."""
 
     @abstractmethod
     def embed(self, batch: Batch) -> Any:
