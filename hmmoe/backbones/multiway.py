@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from hmmoe.backbones.base import Backbone, Half, LinearPart, Roles
+from hmmoe.backbones.base import Backbone, Half, LinearPart, Roles, Store
 from hmmoe.backbones.inputs import checked
 from hmmoe.errors import ConfigError
 from hmmoe.types import Batch, Features, Site, Stream
@@ -101,6 +101,7 @@ class Multiway(Backbone):
         reads: modalities whose final features the head reads, None for both. At the last site the others are memory: a
             delta on them could not reach the loss any more.
         inputs: what each modality's input must look like (size, length, ...); checked on every batch.
+        store: see ``Backbone.freeze``.
 
     Raises:
         ConfigError: ``reads`` names no modality of the model, or a batch that breaks ``inputs``.
@@ -112,6 +113,7 @@ class Multiway(Backbone):
         *,
         reads: Sequence[str] | None = None,
         inputs: Mapping[str, Mapping[str, Any]] | None = None,
+        store: Store = "float32",
     ) -> None:
         super().__init__()
         self.model = model
@@ -126,7 +128,7 @@ class Multiway(Backbone):
             Site(k, f"site{k:02d}", dict(self.widths), unread if k == model.depth - 1 else frozenset())
             for k in range(model.depth)
         )
-        self.freeze()
+        self.freeze(store)
 
     def embed(self, batch: Batch) -> MultiwayState:
         """Batch to the first hidden state: T pictures and a sentence are T rows."""

@@ -109,6 +109,22 @@ def test_autocast_stays_near(name):
         assert (low[m].tokens.float() - features.tokens).abs().mean() < 0.03
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_bfloat16_weights_answer_like_float32_up_to_rounding_and_adapters_live(name):
+    whole, half = Multiway(filled(name)), Multiway(filled(name), store="bfloat16")
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    with torch.autocast("cpu", torch.bfloat16):
+        low = run(half, batch())
+    for m, features in run(whole, batch()).items():
+        assert (low[m].tokens.float() - features.tokens).abs().mean() < 0.05
+    model = AdaptedModel(half, small.hmmoe(), small.head())
+    small.move(model, scale=0.1)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(batch() | {"id": ["a", "b"]}).logits
+    logits.float().square().sum().backward()
+    check_live(model)
+
+
 METHODS = {
     "linear_probe": LinearProbe,
     "full": Full,
