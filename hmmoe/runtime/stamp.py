@@ -1,5 +1,6 @@
 """What a run must say about itself so that a stranger can repeat it."""
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -26,7 +27,7 @@ def stamp() -> dict[str, Any]:
 
 
 def git(folder: Path) -> dict[str, Any] | None:
-    """Commit, and whether files differ from it; None outside a checkout."""
+    """Commit, whether files differ from it, and a hash of how its Python files do; None outside a checkout."""
 
     def ask(*words: str) -> str:
         return subprocess.run(
@@ -34,7 +35,12 @@ def git(folder: Path) -> dict[str, Any] | None:
         ).stdout.strip()
 
     try:
-        return {"sha": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
+        change = ask("diff", "HEAD", "--", "*.py")
+        return {
+            "sha": ask("rev-parse", "HEAD"),
+            "dirty": bool(ask("status", "--porcelain")),
+            "diff": hashlib.sha256(change.encode()).hexdigest() if change else None,
+        }
     except (OSError, subprocess.SubprocessError):
         return None
 
