@@ -8,7 +8,9 @@ from hmmoe.runtime.command import start
 def train(cfg: DictConfig) -> float | None:
     """One run, from settings to a folder that explains itself; the monitored score, for a sweeper."""
     from hmmoe.runtime.check import check
+    from hmmoe.runtime.restore import settle
 
+    settle(cfg)
     settings = check(cfg)
 
     # Torch, Lightning and their kin take ten seconds: a typo is answered before.

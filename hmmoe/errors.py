@@ -30,3 +30,7 @@ class CheckpointError(UserError):
 
 class WeightsMissing(UserError, FileNotFoundError):
     """A backbone's weights are not where the configuration says."""
+
+
+class JobsFailed(RuntimeError):
+    """Jobs of a sweep that have no result, each with its error; exit code 1."""

@@ -20,6 +20,8 @@ def wandb_logger(
 ) -> WandbLogger:
     """A logger whose run lies in the run folder and keeps its id over resumes (``wandb_id`` in run.json).
 
+    The jobs of a sweep are a group of their own, in place of ``group``.
+
     Raises:
         ConfigError: online without a key or a network; W&B itself would fail late, after minutes.
     """
@@ -27,13 +29,14 @@ def wandb_logger(
         _check_online()
     folder = Path(run_dir)
     record = json.loads((folder / "run.json").read_text()) if (folder / "run.json").is_file() else {}
+    sweep = (record.get("sweep") or {}).get("id")
     logger = WandbLogger(
         name=folder.name,
         save_dir=run_dir,
         offline=not online,
         id=record.get("wandb_id") or secrets.token_hex(4),
         project=project,
-        group=group or None,
+        group=sweep or group or None,
         tags=list(tags),
         resume="allow" if online else None,
         settings=wandb.Settings(console="off", silent=True, init_timeout=60),

@@ -143,10 +143,14 @@ def run_faults(settings: Settings) -> Iterator[str]:
     if start is not None and not Path(start).is_file():
         yield f"init_from={start}: no such file; it must be the adapter.safetensors or a checkpoint of another run"
     yield from scale_faults(settings["scale"])
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+    if HydraConfig.initialized() and HydraConfig.get().mode != RunMode.MULTIRUN:
+        chosen = HydraConfig.get().runtime.choices.get("sweep")
+        if chosen not in (None, "null"):
+            yield f"sweep={chosen} names a sweep, this is a single run: add -m"
+    elif HydraConfig.initialized():
         devices = settings["trainer"].get("devices", 1)
         if devices not in (1, "1", [0]) and "Basic" in HydraConfig.get().launcher._target_:
             yield (
                 f"trainer.devices={devices} inside -m with the basic launcher mixes the processes of different jobs "
-                "without a word: sweep with trainer.devices=1, or start the jobs one by one"
+                "without a word: leave hydra/launcher=process, which starts every job as a process of its own"
             )

@@ -1,6 +1,7 @@
 """From the command line to the job: compose, call, and turn every expected error into a short message.
 
-Exit codes: 0 done, 1 failed (traceback), 2 something to set right (message), 128 + n stopped by signal n.
+Exit codes: 0 done, 1 failed (a traceback, or the jobs of a sweep that have no result), 2 something to set right (a
+message), 128 + n stopped by signal n.
 """
 
 import logging
@@ -21,8 +22,8 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hmmoe.errors import UserError
-from hmmoe.runtime import restore, schema
+from hmmoe.errors import JobsFailed, UserError
+from hmmoe.runtime import restore, schema, sweep
 from hmmoe.runtime.signatures import signature
 
 Job = Callable[[DictConfig], float | None]
@@ -52,7 +53,9 @@ def start(job: Job, *, needs_checkpoint: bool = False) -> None:
         signal.signal(signum, _interrupt)
     schema.register()
     OmegaConf.register_new_resolver("run_stamp", run_stamp, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("sweep_stamp", lambda choice: sweep.stamp(run_stamp(), choice), use_cache=True)
     try:
+        sys.argv[:] = sweep.expand(sys.argv)
         config_name = restore.prepare(sys.argv, evaluate=needs_checkpoint) or "train"
         faults: list[Exception] = []
         hydra.main(version_base="1.3", config_path="conf", config_name=config_name)(_guarded(job, faults))()
@@ -62,6 +65,9 @@ def start(job: Job, *, needs_checkpoint: bool = False) -> None:
         logging.shutdown()
         print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(2)
+    except JobsFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _guarded(job: Job, faults: list[Exception]) -> Job:

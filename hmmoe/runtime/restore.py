@@ -18,6 +18,9 @@ from hmmoe.errors import CheckpointError
 RUN_DIR, HYDRA_DIR = "HMMOE_RUN_DIR", "HMMOE_HYDRA_DIR"
 """Read by ``conf/hydra/default.yaml``, and inherited by the processes that DDP starts."""
 
+AUTO = "auto"
+"""As ``ckpt_path``: go on with what an earlier process has left in the run's folder, if it has."""
+
 GROUPS = ("backbone", "data", "task", "peft", "optim", "trainer", "callbacks", "logger", "paths")
 CHOICES = ("experiment", "backbone", "data", "task")
 
@@ -30,7 +33,7 @@ def prepare(argv: Sequence[str], *, evaluate: bool) -> str | None:
     """
     given = dict(word.split("=", 1) for word in argv[1:] if "=" in word and not word.startswith("-"))
     path = given.get("ckpt_path", "").strip("'\"")
-    if not path or path == "null":
+    if path in ("", "null", AUTO):
         asks = any(word.startswith("-") for word in argv[1:])  # --help, --cfg and their kin need no weights
         if evaluate and not asks:
             raise CheckpointError("say which weights: python eval.py ckpt_path=<run>/checkpoints/best.ckpt")
@@ -48,6 +51,13 @@ def prepare(argv: Sequence[str], *, evaluate: bool) -> str | None:
         return None
     _register(read_settings(file))
     return "checkpoint"
+
+
+def settle(cfg: DictConfig) -> None:
+    """Put a file, or none, in the place of ``ckpt_path=auto``."""
+    if cfg.ckpt_path == AUTO:
+        last = Path(cfg.paths.run_dir) / "checkpoints" / "last.ckpt"
+        cfg.ckpt_path = str(last) if last.is_file() else None
 
 
 def read_settings(file: Path) -> dict[str, Any]:

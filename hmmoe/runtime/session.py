@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hmmoe.errors import ConfigError, UserError
 from hmmoe.model import AdaptedModel
-from hmmoe.runtime import restore
+from hmmoe.runtime import restore, sweep
 from hmmoe.runtime.command import Interrupted
 from hmmoe.runtime.result import export, measure, show
 from hmmoe.runtime.stamp import stamp
@@ -82,12 +82,15 @@ class Session:
             self._record = known
         else:
             facts = {key: self.settings[key] for key in ("name", "scale", "seed", "tags")}
-            self._record = {"job": self.job, **facts, **now, "wandb_id": None, "init_from": None}
+            origin = {"sweep": sweep.membership(), "wandb_id": None, "init_from": None}
+            self._record = {"job": self.job, **facts, **now, **origin}
         self._write("run.json", self._record)
         self._write("status.json", {"status": "running", "since": now_text(), "pid": os.getpid()})
         (self.folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(self.settings)))
 
     def _continues(self) -> bool:
+        if f"ckpt_path={restore.AUTO}" in HydraConfig.get().overrides.task:
+            return self.job == "train"
         path = self.settings["ckpt_path"]
         return self.job == "train" and path is not None and Path(path).resolve().is_relative_to(self.folder.resolve())
 

@@ -1,0 +1,87 @@
+"""What a person sees of a sweep: a line per start and end, a table when it is over."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra_plugins.hmmoe_launcher._record import Entry
+
+
+def say(text: str) -> None:
+    """One line, at once, into a pipe as well."""
+    print(text, flush=True)
+
+
+def opening(folder: Path, count: int, done: int, parallel: int) -> None:
+    """How much there is to do."""
+    before = f", {done} done before" if done else ""
+    say(f"sweep   {shown(folder)}: {count} jobs{before}, {parallel} at a time")
+
+
+def started(entry: Entry, environment: dict[str, str], resumed: bool) -> None:
+    """A job begins or goes on."""
+    place = f"  gpu {environment['CUDA_VISIBLE_DEVICES']}" if "CUDA_VISIBLE_DEVICES" in environment else ""
+    say(f"{'goes on' if resumed else 'start':<7} {entry.folder}{place}")
+
+
+def ended(entry: Entry, monitor: str) -> None:
+    """A job is over."""
+    word = {"completed": "done"}.get(entry.status, entry.status)
+    outcome = entry.reason if entry.score is None else f"{monitor} {entry.score:.4f}"
+    say(f"{word:<7} {entry.folder}  {first_line(outcome)}  ({duration(entry.seconds)})")
+
+
+def closing(folder: Path, entries: Sequence[Entry], monitor: str) -> None:
+    """All jobs in a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(width=110, highlight=False)
+    table = Table(title=f"Sweep {folder.name}", title_justify="left")
+    for column in ("job", "status", monitor, "time"):
+        table.add_column(column, justify="right" if column in (monitor, "time") else "left", overflow="fold")
+    for entry in entries:
+        score = "" if entry.score is None else f"{entry.score:.4f}"
+        table.add_row(entry.folder, entry.status, score, duration(entry.seconds))
+    console.print(table, markup=False)
+
+
+def next_step(folder: Path, *, complete: bool) -> None:
+    """What to type now."""
+    if complete:
+        say(f"report  python -m hmmoe.report {shown(folder)}")
+    else:
+        say(f"go on   python {Path(sys.argv[0]).name} -m sweep.resume={shown(folder)}")
+
+
+def unfinished(folder: Path, missing: Sequence[Entry], count: int) -> str:
+    """The jobs that have no result, in the words of an error message."""
+    lines = []
+    for entry in missing:
+        lines.append(f"  {entry.folder}  {entry.status}: {first_line(entry.reason)}".rstrip(": "))
+        if entry.status == "failed":
+            lines.append(f"      {shown(folder / entry.folder)}/output.log")
+    return f"{len(missing)} of {count} jobs have no result:\n" + "\n".join(lines)
+
+
+def first_line(text: str | None) -> str:
+    """An error's first line, at readable length."""
+    line = (text or "").strip().partition("\n")[0]
+    return line if len(line) <= 200 else f"{line[:197]}..."
+
+
+def duration(seconds: float | None) -> str:
+    """3725.0 as "1 h 2 min"."""
+    if seconds is None:
+        return ""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def shown(path: Path) -> str:
+    """As short as it can be typed from here."""
+    absolute = path.resolve()
+    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
