@@ -15,6 +15,7 @@ from hmmoe.callbacks.checkpoint import RunCheckpoint
 from hmmoe.callbacks.guard import Guard
 from hmmoe.callbacks.metrics_file import MetricsFile
 from hmmoe.callbacks.seeds import EpochSeeds
+from hmmoe.callbacks.step_times import StepTimes
 from hmmoe.errors import ConfigError, DataMissing, UserError, WeightsMissing
 from hmmoe.model import AdaptedModel
 from hmmoe.runtime.check import weight_faults
@@ -102,6 +103,7 @@ def trainer(
     callbacks = [
         EpochSeeds(cfg.seed),
         Guard(session.settings),
+        StepTimes(),
         *(part(node, f"callbacks.{name}") for name, node in (cfg.callbacks or {}).items()),
         RunCheckpoint(session.folder / "checkpoints", monitor=cfg.monitor, mode=cfg.mode.value, card=card),
     ]

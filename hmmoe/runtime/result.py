@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from hmmoe.analysis.profile import cost, peak_memory_mib
 from hmmoe.callbacks.boundary import numbers
 from hmmoe.callbacks.checkpoint import RunCheckpoint
+from hmmoe.callbacks.step_times import StepTimes
 from hmmoe.trainable import counts
 
 
@@ -22,6 +23,7 @@ def measure(
 ) -> dict[str, Any]:
     """Scores of the kept weights by split, how they were chosen, parameters and cost."""
     checkpoint = next(c for c in trainer.callbacks if isinstance(c, RunCheckpoint))
+    times = next(c for c in trainer.callbacks if isinstance(c, StepTimes))
     # A test leaves only its own scores with the trainer; those of the kept epoch come with its weights.
     kept = {} if job == "eval" else checkpoint.metrics
     scores = {**kept, **_of(numbers(trainer), data.test_splits)} if checkpoint.metrics else numbers(trainer)
@@ -37,7 +39,9 @@ def measure(
             "on_test": chosen_on in data.test_splits,
         },
         "parameters": counts(task.model),
-        "cost": forward_cost(trainer, task, data) if trainer.is_global_zero and not trainer.fast_dev_run else {},
+        "cost": times.report() | forward_cost(trainer, task, data)
+        if trainer.is_global_zero and not trainer.fast_dev_run
+        else {},
         "peak_memory_mib": round(peak_memory_mib(), 1),
         "precision": cfg.precision,
         "processes": trainer.world_size,
