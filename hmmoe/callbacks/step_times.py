@@ -27,7 +27,9 @@ class StepTimes(Callback):
         """What lay between two epochs is no step."""
         self._last = None
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """A step has ended and the next begins."""
         now = time.perf_counter()
         if self._last is not None:
