@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hmmoe.errors import ConfigError
 from hmmoe.marks import Inserted
+from hmmoe.masked import masked_mean
 from hmmoe.types import Batch, Features, Site, Stream
 
 Context = dict[str, Tensor | None]
@@ -100,10 +101,7 @@ class Encoder(nn.Module, ABC):
             return tokens[torch.arange(len(tokens), device=tokens.device), last]
         if self.pooling == "cls":
             return tokens[:, : self.prefix].mean(1)
-        if keep is None:
-            return tokens[:, self.prefix :].mean(1)
-        weight = keep[:, self.prefix :, None].to(tokens.dtype)
-        return (tokens[:, self.prefix :] * weight).sum(1) / weight.sum(1).clamp(min=1)
+        return masked_mean(tokens[:, self.prefix :], None if keep is None else keep[:, self.prefix :])
 
     def own_pool(self, tokens: Float[Tensor, "S N D"], keep: Bool[Tensor, "S N"] | None) -> Float[Tensor, "S D"]:
         """The library's own pooling, for ``pool: library``."""

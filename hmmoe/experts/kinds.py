@@ -1,18 +1,19 @@
 """What an expert does between its down- and its up-projection, at rank R. One class per kind.
 
-Every kind has two methods that must agree: ``forward`` treats all experts of a group at once (executor ``wide``),
-``one`` is the plain formula for a single expert (executor ``loop``, the oracle).
+Every kind has methods that must agree: ``forward`` treats all experts of a group at once (executor ``wide``), ``one``
+is the plain formula for a single expert (executor ``loop``, the oracle); ``grouped`` builds on what they are made of.
 """
 
 from collections.abc import Callable
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hmmoe.errors import ConfigError
+from hmmoe.masked import masked_mean
 
 Scale = Float[Tensor, "S E D"] | None
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
@@ -70,10 +71,36 @@ class CrossAttention(nn.Module):
         q = torch.matmul(z.transpose(1, 2), self.q) + self.q_bias.to(z.dtype)
         k, v = torch.matmul(context.transpose(1, 2), self.kv).split(rank, -1)
         q, k, v = (self._split(part) for part in (q, k, v + self.v_bias.to(z.dtype)))
-        mask = None if keep is None else (keep | ~keep.any(1, keepdim=True))[:, None, None]
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask(keep))
         mixed = mixed.unflatten(1, (experts, self.heads)).permute(0, 3, 1, 2, 4).flatten(3)
         return (mixed if keep is None else mixed * keep.any(1)[:, None, None, None]), None
+
+    def some(
+        self,
+        z: Float[Tensor, "P R"],
+        expert: Int[Tensor, " P"],
+        row: Int[Tensor, " P"],
+        context: Float[Tensor, "S M E R"],
+        keep: Bool[Tensor, "S M"] | None,
+    ) -> Float[Tensor, "P R"]:
+        """Entries sorted by expert and row, padded to as many queries for each expert and row as the most asked has."""
+        rows, experts = context.shape[0], context.shape[2]
+        bucket = expert * rows + row
+        sizes = torch.bincount(bucket, minlength=experts * rows)
+        longest = int(sizes.max())
+        place = bucket * longest + torch.arange(len(z), device=z.device) - (sizes.cumsum(0) - sizes)[bucket]
+        asked = z.new_zeros(experts * rows * longest, z.shape[1]).index_copy(0, place, z)
+        q = torch.matmul(asked.unflatten(0, (experts, -1)), self.q) + self.q_bias.to(z.dtype)
+        k, v = torch.matmul(context.permute(2, 0, 1, 3).flatten(1, 2), self.kv).split(z.shape[1], -1)
+        v = v + self.v_bias.to(z.dtype)
+        q, k, v = (self._split(part.unflatten(1, (rows, -1)).transpose(0, 1)) for part in (q, k, v))
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask(keep))
+        mixed = mixed.unflatten(1, (experts, self.heads)).permute(1, 0, 3, 2, 4).flatten(3).flatten(0, 2)[place]
+        return mixed if keep is None else mixed * keep.any(1)[row].unsqueeze(1)
+
+    @staticmethod
+    def _mask(keep: Bool[Tensor, "S M"] | None) -> Bool[Tensor, "S 1 1 M"] | None:
+        return None if keep is None else (keep | ~keep.any(1, keepdim=True))[:, None, None]
 
     def _split(self, x: Float[Tensor, "S E N R"]) -> Float[Tensor, "S EH N r"]:
         if self.heads == 1:
@@ -121,16 +148,14 @@ class ChannelAttention(nn.Module):
         self, z: Float[Tensor, "S N E R"], context: Float[Tensor, "S M E R"], keep: Bool[Tensor, "S M"] | None
     ) -> tuple[Float[Tensor, "S N E R"], Scale]:
         """All experts; with space "full" the scale is left to the executor."""
-        if keep is None:
-            pooled = context.mean(1)
-        else:
-            weight = keep.to(context.dtype)[:, :, None, None]
-            pooled = (context * weight).sum(1) / weight.sum(1).clamp(min=1)
-        logits = torch.matmul(pooled.transpose(0, 1), self.gate) + self.gate_bias.to(z.dtype)
-        scale = logits.sigmoid().transpose(0, 1)
-        if keep is not None:
-            scale = scale * keep.any(1)[:, None, None]
+        scale = self.scale(masked_mean(context, keep), keep)
         return (z * (1 + scale).unsqueeze(1), None) if self.space == "rank" else (z, scale)
+
+    def scale(self, pooled: Float[Tensor, "S E R"], keep: Bool[Tensor, "S M"] | None) -> Float[Tensor, "S E _out"]:
+        """s of all experts, from the mean of the other stream; zero where nothing of it is there."""
+        logits = torch.matmul(pooled.transpose(0, 1), self.gate) + self.gate_bias.to(pooled.dtype)
+        scale = logits.sigmoid().transpose(0, 1)
+        return scale if keep is None else scale * keep.any(1)[:, None, None]
 
     def one(
         self, e: int, z: Float[Tensor, "S N R"], context: Float[Tensor, "S M R"], keep: Bool[Tensor, "S M"] | None

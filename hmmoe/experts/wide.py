@@ -40,11 +40,11 @@ def _mix(
         biases.append(weight)
         scaled.append(scale)
     if all(scale is None for scale in scaled):
-        return _linear(columns + biases, bank.up[m])
+        return linear(columns + biases, bank.up[m])
     return _scaled(bank, m, columns, biases, scaled)
 
 
-def _linear(parts: list[Tensor], weight: Float[Tensor, "D H"]) -> Float[Tensor, "S N D"]:
+def linear(parts: list[Tensor], weight: Float[Tensor, "D H"]) -> Float[Tensor, "S N D"]:
     """cat(parts) weight^T, H filled up to a multiple of 8: other row lengths cost a tenth on CPUs, more on GPUs."""
     short = -weight.shape[1] % 8
     if short:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hmmoe.errors import ConfigError
 from hmmoe.experts.kinds import ACTIVATIONS
+from hmmoe.masked import masked_mean
 from hmmoe.types import Features
 
 Level = Literal["segment", "sample"]
@@ -57,7 +58,4 @@ class FusionHead(nn.Module):
     def _pool(self, features: Features) -> Float[Tensor, "*B D"]:
         if self.level == "segment":
             return features.pooled
-        if features.keep is None:
-            return features.pooled.mean(1)
-        weight = features.keep.any(-1, keepdim=True).to(features.pooled.dtype)
-        return (features.pooled * weight).sum(1) / weight.sum(1).clamp(min=1)
+        return masked_mean(features.pooled, None if features.keep is None else features.keep.any(-1))

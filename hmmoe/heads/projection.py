@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hmmoe.errors import ConfigError
+from hmmoe.masked import masked_mean
 from hmmoe.types import Features
 
 CLIP, TEXT = 0, 1
@@ -72,8 +73,6 @@ class ProjectionHead(nn.Module):
     def _vector(self, modality: str, features: Features) -> Float[Tensor, "B dim"]:
         with torch.autocast(features.pooled.device.type, enabled=False):
             pooled = features.pooled.to(self.maps[modality].weight.dtype)
-            if features.keep is None:
-                return F.normalize(self.maps[modality](pooled.mean(1)), dim=-1)
-            there = features.keep.any(-1, keepdim=True).to(pooled.dtype)
-            mean = (pooled * there).sum(1) / there.sum(1).clamp(min=1)
-            return F.normalize(self.maps[modality](mean), dim=-1) * there.amax(1)
+            there = None if features.keep is None else features.keep.any(-1)
+            vector = F.normalize(self.maps[modality](masked_mean(pooled, there)), dim=-1)
+            return vector if there is None else vector * there.any(1, keepdim=True)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hmmoe.errors import ConfigError
+from hmmoe.masked import masked_mean
 from hmmoe.types import Features
 
 
@@ -66,9 +67,8 @@ class SegmentFusionHead(nn.Module):
         keep = self._keep(features, segments)
         if keep is None:
             return self.out(torch.cat((hidden.mean(1), hidden.amax(1)), -1))
-        weight = keep.unsqueeze(-1)
-        mean = (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)
-        most = hidden.masked_fill(~weight, hidden.detach().amin() - 1).amax(1)
+        mean = masked_mean(hidden, keep)
+        most = hidden.masked_fill(~keep.unsqueeze(-1), hidden.detach().amin() - 1).amax(1)
         return self.out(torch.cat((mean, torch.where(keep.any(1, keepdim=True), most, 0.0)), -1))
 
     def _join(self, pooled: dict[str, Float[Tensor, "B _T _D"]], segments: int) -> Float[Tensor, "B T D"]:

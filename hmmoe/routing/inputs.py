@@ -5,17 +5,10 @@ from typing import Literal
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+from hmmoe.masked import masked_mean
 from hmmoe.types import Stream
 
 Granularity = Literal["token", "segment", "sample"]
-
-
-def masked_mean(x: Float[Tensor, "S N D"], keep: Bool[Tensor, "S N"] | None) -> Float[Tensor, "S D"]:
-    """Mean over the kept tokens; zero where none is kept."""
-    if keep is None:
-        return x.mean(1)
-    weight = keep.unsqueeze(-1).to(x.dtype)
-    return (x * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
 def pool_rows(

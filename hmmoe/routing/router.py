@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from hmmoe.errors import ConfigError
 from hmmoe.marks import Routes
-from hmmoe.routing.inputs import Granularity, masked_mean, pool_rows, spread
+from hmmoe.masked import masked_mean
+from hmmoe.routing.inputs import Granularity, pool_rows, spread
 from hmmoe.routing.selectors import top_k
 from hmmoe.types import Routing, Stream
 
@@ -103,9 +104,9 @@ class Router(Routes):
         self, tokens: Mapping[str, Float[Tensor, "S _N _D"]], streams: Mapping[str, Stream]
     ) -> Float[Tensor, "S n L"]:
         own, stream = tokens[self.target], streams[self.target]
-        if self.mode == "fixed":
-            return self.bias.float().expand(*own.shape[:2], -1)
         wide = self.bias.dtype if self.bias.dtype == torch.float64 else torch.float32
+        if self.mode == "fixed":
+            return self.bias.to(wide).expand(*own.shape[:2], -1)
         pooled = pool_rows(own.to(wide), stream.keep, self.granularity, stream)
         logits = F.linear(pooled, self.weight[self.target].to(wide), self.bias.to(wide))
         for name in self.others:
