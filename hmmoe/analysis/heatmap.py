@@ -15,12 +15,12 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from hmmoe.analysis.colours import KIND_COLOURS
 from hmmoe.analysis.usage_table import UsageTable, shares_by_kind
 from hmmoe.routing.stats import Usage
 
 UNUSED, FAIR, CROWDED = "#2b6cb0", "#fbfaf7", "#c2410c"
 SCALE: Colormap = LinearSegmentedColormap.from_list("utilisation", [UNUSED, FAIR, CROWDED])
-KIND_COLOURS = ("#4c78a8", "#e8894a", "#54a07a", "#b279a2", "#9d755d", "#8c8c8c", "#d6b13f", "#7a6fc1")
 CROSS = "\N{MULTIPLICATION SIGN}"
 ABSENT = "#d9d9d9"
 MOST = 3.0  # the ratio at which the colour is full: what a sole survivor of three groups has

@@ -1,4 +1,4 @@
-"""What a model costs: FLOPs and latency of a forward pass, peak memory of the process."""
+"""What a forward pass costs where it really runs: FLOPs, latency, peak memory of the process."""
 
 import resource
 import statistics
@@ -31,26 +31,38 @@ def cost(
         context: entered around every pass, such as autocast.
     """
     size = len(batch["id"])
-    cuda = next(model.parameters()).is_cuda
     training = model.training
     model.eval()
+    # Fused attention is opaque to the counter on some devices; the plain formula is the same work.
+    with torch.no_grad(), context(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model(batch)
+    spent = median_seconds(model, batch, repeats=repeats, context=context)
+    model.train(training)
+    return {
+        "flops_per_sample": counter.get_total_flops() / size,
+        "latency_ms_per_sample": 1000 * spent / size,
+        "latency_batch_size": size,
+    }
+
+
+def median_seconds(
+    model: nn.Module,
+    batch: Batch,
+    *,
+    repeats: int,
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> float:
+    """Of forward passes without gradients; the caller has warmed up and set the mode."""
+    cuda = next(model.parameters()).is_cuda
     times = []
     with torch.no_grad(), context():
-        # Fused attention is opaque to the counter on some devices; the plain formula is the same work.
-        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-            model(batch)
         for _ in range(repeats):
             start = time.perf_counter()
             model(batch)
             if cuda:
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
-    model.train(training)
-    return {
-        "flops_per_sample": counter.get_total_flops() / size,
-        "latency_ms_per_sample": 1000 * statistics.median(times) / size,
-        "latency_batch_size": size,
-    }
+    return statistics.median(times)
 
 
 def peak_memory_mib() -> float:

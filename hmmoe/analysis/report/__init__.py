@@ -1,0 +1,1 @@
+"""Many run folders to one table that can be believed, and its pictures."""

@@ -1,0 +1,65 @@
+"""What differs between two runs: ``python -m hmmoe.diff RUN_A RUN_B``."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from hmmoe.errors import DataMissing, UserError
+
+LONGEST = 60
+"""Characters of a value that are shown; a hash is told by its first dozen."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="python -m hmmoe.diff", description=__doc__.partition(":")[0])
+    made.add_argument("first", type=Path, metavar="RUN_A")
+    made.add_argument("second", type=Path, metavar="RUN_B")
+    return made
+
+
+def main(words: list[str] | None = None) -> int:
+    """Show the differences in settings, code, data, versions and hardware, and the scores of both below.
+
+    Returns:
+        0 where nothing differs, 1 where something does (scores do not count), 2 with a message for a wrong folder.
+    """
+    asked = parser().parse_args(words)
+    from hmmoe.analysis.report.difference import differences, outcomes
+    from hmmoe.analysis.report.runs import Run
+
+    try:
+        for folder in (asked.first, asked.second):
+            if not (folder / "run.json").is_file():
+                raise DataMissing(f"{folder} is no run folder: expected run.json in it, as `python train.py` leaves it")
+        first, second = Run(asked.first), Run(asked.second)
+        found, scores = differences(first, second), outcomes(first, second)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    console = Console(highlight=False, markup=False, width=None if Console().is_terminal else 160)
+    for title, lines in (("Differences", found), ("Outcome", scores)):
+        table = Table("part", "name", str(asked.first), str(asked.second), title=title, title_justify="left")
+        for line in lines:
+            table.add_row(line.part, line.name, short(line.first), short(line.second))
+        if lines:
+            console.print(table)
+    if any(run.git.get("dirty") and "diff" not in run.git for run in (first, second)):
+        console.print("uncommitted changes were not recorded: the code may differ all the same")
+    if not found:
+        console.print("same settings, code, data, versions and hardware")
+    return int(bool(found))
+
+
+def short(value: str) -> str:
+    """A long value cut, a hash to a dozen digits."""
+    if len(value) >= 40 and all(sign in "0123456789abcdef" for sign in value):
+        return value[:12]
+    return value if len(value) <= LONGEST else value[: LONGEST - 3] + "..."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

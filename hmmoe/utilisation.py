@@ -1,0 +1,83 @@
+"""Who computes where, over seeds, from saved files: ``python -m hmmoe.utilisation FOLDER...``."""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from hmmoe.errors import DataMissing, UserError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="python -m hmmoe.utilisation", description=__doc__.partition(":")[0])
+    made.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="run folders, or folders above them")
+    made.add_argument("--by", action="append", default=[], metavar="KEY", help="setting that names rows: peft, rank")
+    made.add_argument("--ignore", action="append", default=[], metavar="KEY", help="setting that tells no rows apart")
+    made.add_argument("--split", help="of the routing tables (default: test, else val, else train)")
+    made.add_argument("--out", type=Path, help="folder of the files (default: report/ in the first FOLDER)")
+    return made
+
+
+def main(words: list[str] | None = None) -> int:
+    """Draw the figures of every row of runs that route.
+
+    Returns:
+        0, or 2 with a message where something is to be set right.
+    """
+    asked = parser().parse_args(words)
+    by, ignore = ([key for word in words for key in word.split(",")] for words in (asked.by, asked.ignore))
+    try:
+        written = draw(asked.folders, asked.out or asked.folders[0] / "report", by=by, ignore=ignore, split=asked.split)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print("\n".join(map(str, written)))
+    return 0
+
+
+def draw(folders: list[Path], out: Path, *, by: list[str], ignore: list[str], split: str | None) -> list[Path]:
+    """All figures, in a folder per row.
+
+    Raises:
+        UserError: no completed run that routes.
+    """
+    # After the options: a typo is answered before matplotlib and torch are loaded.
+    from hmmoe.analysis.heatmap import usage_heatmap
+    from hmmoe.analysis.report import usage, usage_plots
+    from hmmoe.analysis.report.plots import save
+    from hmmoe.analysis.report.rows import latest, rows, split_by_dataset
+    from hmmoe.analysis.report.runs import find
+    from hmmoe.analysis.token_examples import read_examples
+
+    done = [run for run in find(folders) if run.status == "completed" and any((run.folder / "routing").glob("epoch_*"))]
+    if not done:
+        raise DataMissing(
+            f"no completed run with routing tables below {', '.join(map(str, folders))}: methods without experts have "
+            "none, and callbacks.utilization writes them"
+        )
+    written = []
+    for name, block in split_by_dataset(done).items():
+        for row in rows(latest(block, ignore)[0], by, ignore):
+            folder = out / "utilisation" / re.sub(r"[^\w.=-]+", "_", f"{name}_{row.label}")
+            folder.mkdir(parents=True, exist_ok=True)
+            shown, tables = usage.last_tables(row.runs, split)
+            title = f"{name}, {row.label}, {shown}"
+            figures = {
+                "kinds_by_depth": usage_plots.kinds_over_depth(tables, title),
+                "load": usage_plots.load_against_fair(tables, title),
+                "heatmap": usage_heatmap(usage.mean_rows(tables), f"{title}: mean of {len(tables)} seeds"),
+            }
+            for run in row.runs:
+                examples, tiles = read_examples(run.folder / "routing", shown)
+                told = f"{title}, seed {run.seed}"
+                if any(one.tile is None for one in examples):
+                    figures[f"words_seed{run.seed}"] = usage_plots.word_examples(examples, told)
+                if tiles:
+                    figures[f"patches_seed{run.seed}"] = usage_plots.patch_examples(examples, tiles, told)
+            written += [path for stem, figure in figures.items() for path in save(figure, folder / stem)]
+    return written
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""Routing tables of several seeds: bands, loads, and the figures of the command."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hmmoe import utilisation
+from hmmoe.analysis.report import usage, usage_plots
+from hmmoe.analysis.report.runs import find
+from hmmoe.analysis.token_examples import TILE, read_examples
+from hmmoe.errors import DataMissing
+from tests.analysis.report.folders import exemplify, make, route
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    for seed, shift in ((1, 0.0), (2, 0.1), (3, 0.05)):
+        exemplify(route(make(folder / str(seed), seed=seed), shift=shift, dead=seed == 1))
+    return folder
+
+
+def tables(root):
+    return usage.last_tables(find([root]), None)[1]
+
+
+def test_bands_go_from_the_lowest_to_the_highest_seed(root):
+    one = usage.kind_bands(tables(root))["vision"]["cross"]["site01"]
+    assert one == (pytest.approx(0.4), pytest.approx(0.35), pytest.approx(0.45))
+    for sites in usage.kind_bands(tables(root)).values():
+        assert sum(kind["site02"].mean for kind in sites.values()) == pytest.approx(1)
+
+
+def test_fair_shares_count_groups(root):
+    assert usage.fair_shares(tables(root)[0].rows)["text"] == dict.fromkeys(
+        ("single", "cross", "channel"), pytest.approx(1 / 3)
+    )
+
+
+def test_mean_table_and_loads(root):
+    rows = {(row.site, row.modality, row.group, row.expert): row for row in usage.mean_rows(tables(root))}
+    assert rows["site00", "text", "single", 1].ratio == pytest.approx((0 + 0.8 + 0.8) / 3)
+    assert not rows["site00", "text", "single", 1].dead  # in one seed only
+    assert rows["site00", "text", "single", None].tokens == 3000
+    assert usage.loads(tables(root))["vision"]["cross:text"][0] == pytest.approx([0.6, 1.05, 1.5, 1.95])
+
+
+def test_the_figure_draws_means_and_bands(root):
+    figure = usage_plots.kinds_over_depth(tables(root), "t")
+    assert [axis.get_title() for axis in figure.axes] == ["vision", "text"]
+    line = next(line for line in figure.axes[0].lines if line.get_label() == "cross")
+    assert list(line.get_ydata()) == pytest.approx([0.25, 0.4, 0.55, 0.7])
+    assert len(figure.axes[0].collections) == 3
+    assert "3 seeds" in figure.get_suptitle()
+
+
+def test_the_command_draws_everything_from_the_files(root, capsys):
+    assert utilisation.main([str(root), "--out", str(root / "out")]) == 0
+    folder = root / "out" / "utilisation" / "nlvr_hmmoe"
+    names = {path.stem for path in folder.glob("*.png")}
+    assert {"kinds_by_depth", "load", "heatmap"} <= names
+    assert {f"{what}_seed{seed}" for what in ("words", "patches") for seed in (1, 2, 3)} <= names
+    with Image.open(folder / "kinds_by_depth.png") as picture:
+        assert min(picture.size) > 400
+    assert "kinds_by_depth.svg" in capsys.readouterr().out
+
+
+def test_crops_come_back_by_their_number(root):
+    rows, tiles = read_examples(root / "1" / "routing", "test")
+    with Image.open(root / "1" / "routing" / "patches_test.png") as picture:
+        pixels = np.asarray(picture)
+    assert len(tiles) == sum(row.tile is not None for row in rows) == 48
+    assert np.array_equal(tiles[17], pixels[TILE : 2 * TILE, TILE : 2 * TILE])
+    assert read_examples(root / "1" / "routing", "val") == ([], [])
+
+
+def test_what_is_missing_is_named(root, tmp_path, capsys):
+    with pytest.raises(DataMissing, match="no routing of split 'dev': set --split to one of test"):
+        usage.last_tables(find([root]), "dev")
+    make(tmp_path / "a")
+    assert utilisation.main([str(tmp_path)]) == 2
+    assert "no completed run with routing tables" in capsys.readouterr().err
