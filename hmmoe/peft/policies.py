@@ -8,11 +8,18 @@ from hmmoe.errors import ConfigError
 from hmmoe.peft.base import Peft
 
 
-class LinearProbe(Peft):
+class Policy(Peft):
+    """Adds nothing, so there is nothing to merge: what trained are the backbone's own weights."""
+
+    def merge(self, backbone: nn.Module) -> None:
+        """Done already."""
+
+
+class LinearProbe(Policy):
     """Frozen features, only the head trains: the floor of every comparison."""
 
 
-class Full(Peft):
+class Full(Policy):
     """Full fine-tuning: every weight trains, the modules stay in eval mode (no dropout, fixed statistics)."""
 
     def prepare(self, backbone: nn.Module) -> None:
@@ -20,7 +27,7 @@ class Full(Peft):
         backbone.requires_grad_(True)
 
 
-class BitFit(Peft):
+class BitFit(Policy):
     """Every bias of the backbone trains, those of its norms included (Ben Zaken et al., arXiv 2106.10199).
 
     Parameters: one per output channel of every layer that has a bias. They train at ``optim.lr.backbone``.
@@ -34,7 +41,7 @@ class BitFit(Peft):
         )
 
 
-class NormTuning(Peft):
+class NormTuning(Policy):
     """Gains and biases of every norm train (Frankle et al., arXiv 2003.00152; Zhao et al., arXiv 2312.11420).
 
     Parameters: 2 D per LayerNorm of width D, D where it has no bias. Running statistics stay as they are. They train
