@@ -21,7 +21,7 @@ class Task(L.LightningModule, ABC):
     """Call the model, price its output, count, log. Validation chooses, test reports.
 
     Logs ``<split>/loss``, ``<split>/<metric>`` for every split and, where the method routes at a price,
-    ``train/balance``.
+    ``train/balance``; where it has a price of its own, ``train/penalty``.
 
     Args:
         model: backbone, method and head.
@@ -99,6 +99,10 @@ class Task(L.LightningModule, ABC):
             balance = load_balance(output.routing)
             self.log("train/balance", balance.detach())
             loss = loss + weight * balance
+        penalty = self.model.peft.penalty()
+        if penalty is not None:
+            self.log("train/penalty", penalty.detach())
+            loss = loss + penalty
         return {"loss": loss, "routing": detached(output)}
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
@@ -122,6 +126,11 @@ class Task(L.LightningModule, ABC):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Stop before a loss that is not finite reaches the weights."""
         check_finite(self.scores["on train"]["loss"].mean_value, self.trainer.global_step)
+
+    def optimizer_step(self, *args: Any, **options: Any) -> None:
+        """Step, then let the method act on it while its gradients are there."""
+        super().optimizer_step(*args, **options)
+        self.model.peft.after_step(self.trainer.global_step + 1)  # Lightning counts when this hook is over
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training scores."""
@@ -152,12 +161,15 @@ class Task(L.LightningModule, ABC):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Optimizer groups by role, schedule over all optimizer steps."""
-        return self.recipe.build(self.model, int(self.trainer.estimated_stepping_batches))
+        steps = int(self.trainer.estimated_stepping_batches)
+        self.model.peft.begin(steps)
+        return self.recipe.build(self.model, steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what this run made, and the fingerprint of the backbone that it was made for."""
         checkpoint["state_dict"] = {f"model.{name}": tensor for name, tensor in own_state(self.model).items()}
         checkpoint["fingerprint"] = self.model.fingerprint
+        checkpoint["schedule"] = self.model.peft.schedule()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another backbone and another method's weights; Lightning's own load is not strict here.
@@ -171,6 +183,8 @@ class Task(L.LightningModule, ABC):
                 f"one has {self.model.fingerprint[:12]}; set the backbone's `weights` to the file used in training"
             )
         load_own_state(self.model, {k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items()})
+        if checkpoint.get("schedule"):
+            self.model.peft.resume(checkpoint["schedule"])
 
 
 def detached(output: ModelOutput) -> dict[tuple[str, str], Any]:

@@ -11,7 +11,7 @@ from hmmoe.peft.base import Peft
 
 CONF = Path(__file__).parents[2] / "conf" / "peft"
 METHODS = sorted(path.stem for path in CONF.glob("*.yaml"))
-SMALLER = {"rank": 8, "r": 4, "init_r": 4, "hidden": 32, "oft_block_size": 4, "boft_block_size": 4}
+SMALLER = {"rank": 8, "r": 4, "init_r": 4, "target_r": 2, "hidden": 32, "oft_block_size": 4, "boft_block_size": 4}
 """Keys of a file, or of its ``config``, that are set where they occur."""
 
 
@@ -22,10 +22,14 @@ def loaded(name: str) -> DictConfig:
     return OmegaConf.merge(*bases, own)
 
 
-def factory(name: str, **options: Any) -> Callable[..., Peft]:
-    """``peft=<name>`` with small numbers and ``options`` on top."""
-    cfg = loaded(name)
+def shrink(cfg: DictConfig) -> DictConfig:
+    """A file's settings with small numbers."""
     for node in (cfg, cfg.get("config")):
         for key in SMALLER.keys() & (node or {}).keys():
             node[key] = SMALLER[key]
-    return instantiate(OmegaConf.merge(cfg, options), _convert_="all")
+    return cfg
+
+
+def factory(name: str, **options: Any) -> Callable[..., Peft]:
+    """``peft=<name>`` with small numbers and ``options`` on top."""
+    return instantiate(OmegaConf.merge(shrink(loaded(name)), options), _convert_="all")
