@@ -38,7 +38,7 @@ class Batches(DistributedSampler):
         batch_size: examples per batch and process.
         training: shuffle, drop, and hand out entropy for augmentation.
         seed: of order and augmentation.
-        take: only so many of the examples, drawn by ``seed``; None for all.
+        take: only so many of the examples, or below 1 that share of them, drawn by ``seed``; None for all.
         rank, world: this process and how many there are.
     """
 
@@ -49,7 +49,7 @@ class Batches(DistributedSampler):
         *,
         training: bool,
         seed: int,
-        take: int | None = None,
+        take: int | float | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -57,7 +57,8 @@ class Batches(DistributedSampler):
         self.batch_size, self.training = batch_size, training
         self.pool = np.arange(len(dataset))
         if take is not None:
-            self.pool = np.random.default_rng(seed).permutation(len(dataset))[:take]
+            count = max(1, round(take * len(dataset))) if take < 1 else int(take)
+            self.pool = np.random.default_rng(seed).permutation(len(dataset))[:count]
         self.count = len(self.pool)
         if batch_size < 1:
             raise ConfigError(f"data.batch_size={batch_size}: expected 1 or more")

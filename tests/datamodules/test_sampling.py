@@ -79,3 +79,8 @@ def test_a_part_of_the_examples_is_the_same_part_every_epoch():
         seen.append({draw.index for batch in batches for draw in batch})
     assert len(batches) == 2 and all(len(epoch) == 8 for epoch in seen) and len(set.union(*seen)) <= 10
     assert [draw.index for batch in Batches(range(40), 4, training=False, seed=3) for draw in batch] == list(range(40))
+
+
+@pytest.mark.parametrize(("take", "count"), [(0.25, 10), (0.001, 1), (10, 10), (1, 1), (100, 40)])
+def test_a_part_is_a_number_or_a_share(take, count):
+    assert Batches(range(40), 1, training=True, seed=3, take=take).count == count
