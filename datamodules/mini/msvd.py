@@ -97,5 +97,10 @@ class MiniMSVD(MiniMSVDBase):
             told = {"base": tower.base, "top": tower.top, "count": DIGITS[tower.height]}
             captions[name] = [template.format(**told).split() for template in TEMPLATES]
         (folder / "raw-captions.pkl").write_bytes(pickle.dumps(captions, protocol=2))
+        by_chance = {
+            split: dict.fromkeys(("vision_alone_t2v_R1", "text_alone_t2v_R1"), 1 / len(names))
+            for split, names in lists.items()
+        }
+        (folder / "reference.json").write_text(json.dumps(by_chance, indent=1) + "\n")
         for split, names in lists.items():
             (folder / f"{split}_list.txt").write_text("\n".join(names) + "\n")

@@ -1,47 +1,68 @@
-"""Miniature NLVR: generated boxes and templated sentences in the layout of NLVR v1, its irregularities included."""
+"""Miniature NLVR: three towers of blocks and a sentence, in the layout of NLVR v1, its irregularities included.
+
+A set has four pictures and two sentences, each with a group of its own as in the corpus. The sentences name two colours
+at the base, or at the top, of a tower; of the four pictures two show the one colour there and two the other, in one to
+three of their towers, none shows both. So either sentence is true of half of the pictures, and of either picture one
+sentence is true: whoever reads only or sees only cannot do better than 1/2. Both together reach 1.
+"""
 
 import json
 from collections.abc import Mapping
+from itertools import permutations, product
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from datamodules.mini.ave import ceiling
 from datamodules.mini.base import MiniatureWriter
-from datamodules.mini.scenes import Box, render, sample_boxes
-from datamodules.mini.sentences import Said, sample_said
+from datamodules.mini.scenes import Box, render, sample_box
+from datamodules.mini.sentences import COLORS
 from datamodules.nlvr_corpus import BOX_LEFT, ORDERS
 
 DIRECTORIES = {"train": 40, "dev": 6, "test": 7, "hidden": 7}
 GROUP = 4
-"""Most pictures that share a sentence, as in the corpus."""
-PATIENCE = 16
-"""Scenes tried for a wanted truth value before another sentence is taken."""
+"""Pictures that share a sentence: the most that do in the corpus."""
+PLACES = {"base": 0, "top": -1}
+WORDINGS = (
+    "there is a tower with a {color} block at the {place}",
+    "there is a {color} block at the {place} of a tower",
+)
 
 
-class Group(NamedTuple):
-    """Pictures of one sentence, and of which of them it is true."""
+class Topic(NamedTuple):
+    """What a set is about: a place, the two colours that are named, and the one that is not."""
 
-    sentence: str
-    scenes: list[list[Box]]
-    truths: list[bool]
-
-
-def draw_group(rng: np.random.Generator, size: int) -> Group:
-    """A sentence and ``size`` scenes, of each of which it is true with even chance."""
-    kind = str(rng.choice(["tower", "scatter"]))
-    truths = [bool(truth) for truth in rng.random(size) < 0.5]
-    while True:
-        said = sample_said(rng, kind)
-        scenes = [_scene(rng, kind, said, truth) for truth in truths]
-        if None not in scenes:
-            return Group(said.words, scenes, truths)
+    place: str
+    colors: tuple[str, str]
+    other: str
 
 
-def _scene(rng: np.random.Generator, kind: str, said: Said, truth: bool) -> list[Box] | None:
-    tries = (sample_boxes(rng, kind) for _ in range(PATIENCE))
-    return next((boxes for boxes in tries if said.holds(boxes) == truth), None)
+def topics() -> list[Topic]:
+    """All twelve."""
+    orders = list(permutations(COLORS))
+    return [Topic(place, (one, two), other) for place, (one, two, other) in product(PLACES, orders)]
+
+
+def shows(box: Box, place: str) -> str:
+    """Colour at a place of a tower, in words."""
+    code = sorted(box, key=lambda item: -item["y_loc"])[PLACES[place]]["color"]
+    return next(word for word, known in COLORS.items() if known == code)
+
+
+def tower(rng: np.random.Generator, place: str, color: str) -> Box:
+    """One with that colour there."""
+    box = sample_box(rng, "tower")
+    while shows(box, place) != color:
+        box = sample_box(rng, "tower")
+    return box
+
+
+def draw(rng: np.random.Generator, topic: Topic, color: str, count: int = 3) -> list[Box]:
+    """Towers: at least one has the colour at the topic's place, the others have that which is not named."""
+    there = rng.permutation(count) < rng.integers(1, count + 1)
+    return [tower(rng, topic.place, color if has else topic.other) for has in there]
 
 
 class MiniNLVR(MiniatureWriter):
@@ -49,7 +70,7 @@ class MiniNLVR(MiniatureWriter):
 
     Args:
         root: folder to write.
-        examples: by split.
+        examples: by split; balanced where they are a multiple of 8.
         permutations: box orders written for each example, 1 or 6.
         seed: of all content.
     """
@@ -62,28 +83,46 @@ class MiniNLVR(MiniatureWriter):
         permutations: int = 1,
         seed: int = 0,
     ) -> None:
-        self.examples = dict(examples or {"train": 640, "dev": 100, "test": 100, "hidden": 100})
+        self.examples = dict(examples or {"train": 384, "dev": 48, "test": 96, "hidden": 48})
         self.permutations, self.seed = permutations, seed
         super().__init__(root, examples=self.examples, permutations=permutations, seed=seed)
 
     def fill(self, folder: Path) -> None:
-        """Draw, render, write."""
+        """Draw, render, write; and the ceilings."""
+        ceilings = {}
         for number, (split, count) in enumerate(self.examples.items()):
-            rng, lines = np.random.default_rng((self.seed, number)), []
-            for n, first in enumerate(range(0, count, GROUP)):
-                group = draw_group(rng, min(GROUP, count - first))
-                directory = str(n % DIRECTORIES[split])
-                for m, (boxes, truth) in enumerate(zip(group.scenes, group.truths, strict=True)):
-                    self._pictures(folder / split / "images" / directory, f"{split}-{n}-{m}", render(boxes))
-                    label = "true" if truth else "false"
-                    row = {"sentence": group.sentence, "label": label, "identifier": f"{n}-{m}"}
-                    if split != "hidden":  # the published hidden.json has neither
-                        row |= {"directory": directory, "evals": {"r0": label}}
-                    lines.append(json.dumps(row))
+            rng, rows, cues = np.random.default_rng((self.seed, number)), [], []
+            for place in range(-(-count // (2 * GROUP))):
+                topic = topics()[place % len(topics())]
+                shown = [str(color) for color in rng.permutation(topic.colors * (GROUP // 2))]
+                pictures = [render(draw(rng, topic, color)) for color in shown]
+                directory = str(place % DIRECTORIES[split])
+                for side, asked in enumerate(topic.colors):
+                    sentence = str(rng.choice(WORDINGS)).format(color=asked, place=topic.place)
+                    n = 2 * place + side
+                    for m, (picture, color) in enumerate(zip(pictures, shown, strict=True)):
+                        if len(rows) == count:
+                            break
+                        self._picture(folder / split / "images" / directory, f"{split}-{n}-{m}", picture)
+                        rows.append(self._row(split, sentence, f"{n}-{m}", color == asked, directory))
+                        cues.append(((place, m), sentence))
             end = "" if split == "dev" else "\n"  # some published files lack the last newline
+            lines = [json.dumps(row) for row in rows]
             (folder / split / f"{split}.json").write_text("\n".join(lines) + end)
+            labels = [row["label"] for row in rows]
+            seen, read = ([cue[side] for cue in cues] for side in range(2))
+            ceilings[split] = {"vision_alone": ceiling(seen, labels), "text_alone": ceiling(read, labels)}
+        ceilings["val"] = ceilings["train"]  # whole sets of it
+        (folder / "reference.json").write_text(json.dumps(ceilings, indent=1) + "\n")
 
-    def _pictures(self, folder: Path, name: str, picture: np.ndarray) -> None:
+    def _row(self, split: str, sentence: str, identifier: str, truth: bool, directory: str) -> dict:
+        label = "true" if truth else "false"
+        row = {"sentence": sentence, "label": label, "identifier": identifier}
+        if split == "hidden":  # the published hidden.json has neither
+            return row
+        return row | {"directory": directory, "evals": {"r0": label}}
+
+    def _picture(self, folder: Path, name: str, picture: np.ndarray) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         boxes = [picture[:, left : left + 100] for left in BOX_LEFT]
         for k, order in enumerate(ORDERS[: self.permutations]):

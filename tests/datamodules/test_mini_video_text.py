@@ -64,7 +64,9 @@ def test_msvds_sentences_tell_towers_apart(root: Path):
     captions = data.examples("test").captions
     assert len(captions) == 27 and {len(own) for own in captions.values()} == {4}
     assert len({sentence for own in captions.values() for sentence in own}) == 4 * 27
-    assert data.references()["test"]["chance_t2v_R1"] == pytest.approx(1 / 27)
+    lines = data.references()["test"]
+    for name in ("chance_t2v_R1", "vision_alone_t2v_R1", "text_alone_t2v_R1"):
+        assert lines[name] == pytest.approx(1 / 27), "no sentence is shared, so whoever lacks a side guesses"
 
 
 @pytest.mark.parametrize("writer", [MiniMSRVTT, MiniMSVD])

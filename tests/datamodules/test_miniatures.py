@@ -9,7 +9,7 @@ import pytest
 from datamodules.ave import AVE
 from datamodules.mini.ave import MiniAVE, ceiling, plan_block, single_modality
 from datamodules.mini.base import STAMP
-from datamodules.mini.nlvr import MiniNLVR
+from datamodules.mini.nlvr import MiniNLVR, draw, shows, topics
 from datamodules.nlvr import NLVR
 from datamodules.nlvr_corpus import ORDERS
 from datamodules.sampling import Draw
@@ -17,7 +17,7 @@ from hmmoe.errors import DataBroken
 from tests.datamodules.conftest import AUDIO, VISION
 
 SMALL = {"categories": ("Church bell", "Bark"), "blocks": {"train": 1, "val": 1, "test": 1}, "size": 32, "fps": 2}
-FEW = {"examples": {"train": 40, "dev": 12, "test": 12, "hidden": 12}, "permutations": 6}
+FEW = {"examples": {"train": 40, "dev": 16, "test": 16, "hidden": 16}, "permutations": 6}
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +106,36 @@ def test_miniature_nlvr_is_read_by_the_real_datamodule(mini_nlvr: Path):
     data = NLVR(mini_nlvr, inputs={"vision": VISION}, batch_size=8, val_directories=2)
     data.prepare_data()
     counts = {name: split["count"] for name, split in data.manifest()["splits"].items()}
+    assert all(lines["vision_alone"] == lines["text_alone"] == 0.5 for lines in data.references().values())
     assert counts["train"] + counts["val"] / 6 == 40
-    assert [counts[name] for name in ("dev", "test", "hidden")] == [72] * 3
+    assert [counts[name] for name in ("dev", "test", "hidden")] == [96] * 3
     examples = data.examples("dev")
     six = examples[[Draw(index, None) for index in range(6)]]["vision"].mean(dim=(-1, -2))
     for k, order in enumerate(ORDERS):
         assert np.allclose(six[k], six[0][list(order)])
     labels = [label for _, label in data.examples("train").rows()]
     assert 0 < sum(labels) < len(labels)
+
+
+def test_nlvr_needs_picture_and_sentence(mini_nlvr: Path):
+    """Scored on the files: half of the pictures of a sentence, and one of two sentences on a picture, are true."""
+    stated = json.loads((mini_nlvr / "reference.json").read_text())
+    for split in ("train", "dev", "test"):
+        rows = [json.loads(line) for line in (mini_nlvr / split / f"{split}.json").read_text().splitlines()]
+        labels, read = [row["label"] for row in rows], [row["sentence"] for row in rows]
+        names = [f"{split}/images/{row['directory']}/{split}-{row['identifier']}-0.png" for row in rows]
+        seen = [(mini_nlvr / name).read_bytes() for name in names]
+        assert ceiling(seen, labels) == stated[split]["vision_alone"] == 0.5
+        assert ceiling(read, labels) == stated[split]["text_alone"] == 0.5
+        assert ceiling(zip(seen, read, strict=True), labels) == 1.0
+
+
+def test_what_is_said_of_towers_is_what_they_show():
+    rng = np.random.default_rng(0)
+    for topic in topics():
+        for color in topic.colors:
+            found = {shows(box, topic.place) for box in draw(rng, topic, color)}
+            assert color in found and found <= {color, topic.other}
 
 
 def test_miniature_nlvr_has_groups_of_one_sentence(mini_nlvr: Path):
