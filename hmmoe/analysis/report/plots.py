@@ -73,9 +73,10 @@ def against_cost(one: Report, cost: str, quantity: str, unit: float) -> Figure:
     figure, axis = _figure(6.8, 4.4)
     shown = [entry for entry in one.entries if cost in entry.costs]
     by_row = {entry.row.label: entry for entry in shown}
-    numbers = numeric(shown)
+    numbers = numeric(shown)[:1]  # lines run along one number; others get a colour of their own
     lines = series([entry.row for entry in shown], numbers)
     xs = [entry.costs[cost] / unit for entry in shown]
+    beside = "".join(f"; beside the points: {key.rpartition('.')[2].replace('_', ' ')}" for key in numbers)
     for (name, rows), colour in zip(lines.items(), _colours(len(lines)), strict=True):
         points = sorted((by_row[row.label].costs[cost] / unit, row.label) for row in rows)
         means = [by_row[label].primary for _, label in points]
@@ -85,8 +86,7 @@ def against_cost(one: Report, cost: str, quantity: str, unit: float) -> Figure:
             _whisker(axis, x, told, colour, name if label == points[0][1] else None)
             if numbers:
                 values = by_row[label].row.values
-                text = " x ".join(values[key] for key in numbers if values[key] != ABSENT)
-                if text:
+                if (text := values[numbers[0]]) != ABSENT:
                     axis.annotate(text, (x, told.mean), (6, 5), textcoords="offset points", fontsize=7, color=colour)
     if min(xs) > 0 and max(xs) / min(xs) > 3:
         axis.set_xscale("log")
@@ -97,17 +97,9 @@ def against_cost(one: Report, cost: str, quantity: str, unit: float) -> Figure:
     axis.margins(x=0.12, y=0.12)
     axis.set_xlabel(quantity)
     axis.set_ylabel(one.metric)
-    axis.set_title(f"{one.name}: {_seeds(shown)}{_points(numbers)}", fontsize=10, loc="left")
+    axis.set_title(f"{one.name}: {_seeds(shown)}{beside}", fontsize=10, loc="left")
     _legend(figure, axis)
     return figure
-
-
-def _points(numbers: Sequence[str]) -> str:
-    return (
-        f"; beside the points: {' x '.join(key.rpartition('.')[2].replace('_', ' ') for key in numbers)}"
-        if numbers
-        else ""
-    )
 
 
 def size_curve(one: Report, key: str) -> Figure:
@@ -231,9 +223,9 @@ def learning_curves(one: Report) -> Figure:
 
 
 def shades(entries: Sequence[Entry]) -> dict[str, tuple[float, float, float]]:
-    """A colour per row: the hue is the method's, the larger its numbers the darker."""
+    """A colour per row: the larger its first number (rank) the darker, a hue for all else."""
     found = {}
-    lines = series([entry.row for entry in entries], numeric(entries))
+    lines = series([entry.row for entry in entries], numeric(entries)[:1])
     for rows, colour in zip(lines.values(), _colours(len(lines)), strict=True):
         full = np.array(to_rgb(colour))
         for index, row in enumerate(rows):

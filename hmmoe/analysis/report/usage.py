@@ -43,17 +43,14 @@ def last_tables(runs: Sequence[Run], split: str | None) -> tuple[str, list[Usage
     return split, found
 
 
-def kind_bands(tables: Sequence[UsageTable]) -> dict[str, dict[str, dict[str, Band]]]:
-    """modality -> kind -> site -> share of the delta's weight over the seeds; sites by depth."""
+def kind_shares(tables: Sequence[UsageTable]) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """modality -> kind -> site -> share of the delta's weight, seed by seed."""
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
     for table in tables:
         for (site, modality), kinds in shares_by_kind(table.rows).items():
             for kind, share in kinds.items():
                 found.setdefault(modality, {}).setdefault(kind, {}).setdefault(site, []).append(share)
-    return {
-        modality: {kind: {site: band(values) for site, values in sites.items()} for kind, sites in kinds.items()}
-        for modality, kinds in found.items()
-    }
+    return found
 
 
 def fair_shares(rows: Sequence[Usage]) -> dict[str, dict[str, float]]:

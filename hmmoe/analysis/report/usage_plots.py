@@ -8,7 +8,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from hmmoe.analysis.colours import KIND_COLOURS
-from hmmoe.analysis.report.usage import fair_shares, kind_bands, loads
+from hmmoe.analysis.report.usage import band, fair_shares, kind_shares, loads
 from hmmoe.analysis.token_examples import TILE, Example
 from hmmoe.analysis.usage_table import UsageTable
 
@@ -17,8 +17,8 @@ CEILING = 4.0
 
 
 def kinds_over_depth(tables: Sequence[UsageTable], title: str) -> Figure:
-    """Share of every expert kind from the first site to the last: mean over the seeds, lowest to highest as a band."""
-    bands = kind_bands(tables)
+    """Share of every expert kind from the first site to the last: every seed, their mean, lowest to highest as a band."""
+    bands = kind_shares(tables)
     fair = fair_shares(tables[0].rows)
     colours = _colours([kind for kinds in bands.values() for kind in kinds])
     sites = [site for _, site in sorted({(row.depth, row.site) for table in tables for row in table.rows})]
@@ -28,11 +28,14 @@ def kinds_over_depth(tables: Sequence[UsageTable], title: str) -> Figure:
     for axis, (modality, kinds) in zip(axes, bands.items(), strict=True):
         for kind, by_site in kinds.items():
             xs = [x for x, site in enumerate(sites) if site in by_site]
-            told = [by_site[sites[x]] for x in xs]
+            told = [band(by_site[sites[x]]) for x in xs]
             axis.plot(xs, [one.mean for one in told], "o-", color=colours[kind], markersize=3.5, label=kind)
             if len(tables) > 1:
                 low, high = [one.low for one in told], [one.high for one in told]
-                axis.fill_between(xs, low, high, color=colours[kind], alpha=0.2, linewidth=0)
+                axis.fill_between(xs, low, high, color=colours[kind], alpha=0.13, linewidth=0)
+                # Each seed too: a band from 0 to 100 % may be seeds that chose one way or the other.
+                for seed in zip(*(by_site[sites[x]] for x in xs), strict=True):
+                    axis.plot(xs, seed, color=colours[kind], linewidth=0.7, alpha=0.55)
         for share in sorted(set(fair[modality].values())):
             axis.axhline(share, color="#999999", linewidth=0.8, linestyle=":", zorder=0)
         axis.set_title(modality, fontsize=11)
@@ -44,7 +47,7 @@ def kinds_over_depth(tables: Sequence[UsageTable], title: str) -> Figure:
     handles = dict(pair for axis in axes for pair in zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     legend = {"loc": "outside right upper", "frameon": False, "fontsize": 9}
     figure.legend(handles.values(), handles.keys(), title="expert kind", **legend)
-    over = f"mean, lowest and highest of {len(tables)} seeds" if len(tables) > 1 else "one seed"
+    over = f"{len(tables)} seeds (thin), their mean and range" if len(tables) > 1 else "one seed"
     figure.suptitle(f"{title}: {over}; dotted: fair share", fontsize=11)
     return figure
 
@@ -64,17 +67,13 @@ def load_against_fair(tables: Sequence[UsageTable], title: str) -> Figure:
         for y, name in enumerate(order):
             for seed, ratios in enumerate(names[name]):
                 height = y + (seed - (len(tables) - 1) / 2) * 0.6 / len(tables)
-                seen = [min(ratio, CEILING) for ratio in ratios]
-                style = {"color": colours[seed], "alpha": 0.75, "linestyle": "none", "clip_on": False}
-                inside = [ratio for ratio in seen if ratio < CEILING]
-                axis.plot(inside, [height] * len(inside), "o", markersize=3, **style)
-                axis.plot(
-                    [CEILING] * (len(seen) - len(inside)),
-                    [height] * (len(seen) - len(inside)),
-                    ">",
-                    markersize=4,
-                    **style,
-                )
+                style = {"color": colours[seed], "alpha": 0.75, "linestyle": "none"}
+                inside = [ratio for ratio in ratios if ratio < CEILING]
+                beyond = len(ratios) - len(inside)
+                if inside:
+                    axis.plot(inside, [height] * len(inside), "o", markersize=3, **style)
+                if beyond:
+                    axis.plot([CEILING] * beyond, [height] * beyond, ">", markersize=4, **style)
             if " " not in name:
                 axis.axhspan(y - 0.5, y + 0.5, color="#f1f1ee", zorder=0, linewidth=0)
         axis.axvline(1, color="#777777", linewidth=0.9)
@@ -82,7 +81,7 @@ def load_against_fair(tables: Sequence[UsageTable], title: str) -> Figure:
         for label, name in zip(axis.get_yticklabels(), order, strict=True):
             label.set_fontweight("normal" if " " in name else "bold")
         axis.set_ylim(len(order) - 0.4, -0.6)
-        axis.set_xlim(-0.05, CEILING)
+        axis.set_xlim(-0.06, CEILING + 0.06)
         axis.set_title(modality, fontsize=10, loc="left")
         axis.spines[["top", "right", "left"]].set_visible(False)
         axis.tick_params(axis="y", length=0)

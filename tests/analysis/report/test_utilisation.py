@@ -25,10 +25,11 @@ def tables(root):
 
 
 def test_bands_go_from_the_lowest_to_the_highest_seed(root):
-    one = usage.kind_bands(tables(root))["vision"]["cross"]["site01"]
+    shares = usage.kind_shares(tables(root))
+    one = usage.band(shares["vision"]["cross"]["site01"])
     assert one == (pytest.approx(0.4), pytest.approx(0.35), pytest.approx(0.45))
-    for sites in usage.kind_bands(tables(root)).values():
-        assert sum(kind["site02"].mean for kind in sites.values()) == pytest.approx(1)
+    for kinds in shares.values():
+        assert sum(usage.band(sites["site02"]).mean for sites in kinds.values()) == pytest.approx(1)
 
 
 def test_fair_shares_count_groups(root):
