@@ -9,9 +9,6 @@ class ConfigError(UserError):
     """A setting that is unknown, of the wrong type, or at odds with another one."""
 
 
-ConfigError = ConfigError
-
-
 class DataError(UserError):
     """A dataset that is missing, incomplete or not laid out as published."""
 
@@ -30,6 +27,18 @@ class CheckpointError(UserError):
 
 class WeightsMissing(UserError, FileNotFoundError):
     """A backbone's weights are not where the configuration says."""
+
+
+class OutOfMemory(UserError):
+    """The device or the machine has not enough memory for these sizes."""
+
+
+class DiskFull(UserError, OSError):
+    """No room for what a run writes."""
+
+
+class Diverged(UserError):
+    """The loss or the score that chooses is no number any more."""
 
 
 class JobsFailed(RuntimeError):
