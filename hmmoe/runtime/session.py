@@ -20,6 +20,7 @@ from hmmoe.errors import ConfigError, UserError
 from hmmoe.model import AdaptedModel
 from hmmoe.runtime import restore, sweep
 from hmmoe.runtime.command import Interrupted
+from hmmoe.runtime.mishaps import mishap
 from hmmoe.runtime.result import export, measure, show
 from hmmoe.runtime.stamp import stamp
 from hmmoe.runtime.warm_start import identity
@@ -55,6 +56,7 @@ class Session:
         self.cfg, self.settings, self.job = cfg, settings, job
         self.folder = Path(settings["paths"]["run_dir"])
         self.main = is_main()
+        self.budget: dict[str, Any] | None = None
         self._started = time.time()
 
     def __enter__(self) -> "Session":
@@ -67,10 +69,23 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        known = mishap(error, self.settings)
         if self.main:
-            self._close(error)
+            self._close(known or error)
+        elif error is not None:
+            self._close_from_another_rank(known or error)
         if loaded := sys.modules.get("hmmoe.callbacks.wandb_run"):
-            loaded.finish(failed=error is not None)
+            loaded.finish(self.folder, failed=error is not None)
+        if known is not None:
+            raise known from error
+
+    def _close_from_another_rank(self, error: BaseException) -> None:
+        """Rank 0 will be killed by the launcher of this process and could not say why."""
+        status = read_json(self.folder / "status.json")
+        if status.get("status") == "running" and not isinstance(error, Interrupted | KeyboardInterrupt):
+            reason = f"{type(error).__name__}: {error}"
+            trace = "".join(traceback.format_exception(error))
+            self._write("status.json", {"status": "failed", "reason": reason, "traceback": trace, "until": now_text()})
 
     def _open(self) -> None:
         known = read_json(self.folder / "run.json")
@@ -86,6 +101,9 @@ class Session:
             self._record = {"job": self.job, **facts, **now, **origin}
         self._write("run.json", self._record)
         self._write("status.json", {"status": "running", "since": now_text(), "pid": os.getpid()})
+        self._save_settings()
+
+    def _save_settings(self) -> None:
         (self.folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(self.settings)))
 
     def _continues(self) -> bool:
@@ -114,6 +132,14 @@ class Session:
             if self.settings["init_from"] is not None:
                 self._note(init_from=identity(Path(self.settings["init_from"])))
 
+    def resize(self, budget: dict[str, Any]) -> None:
+        """A budget has set the size of the method: the settings say so from now on."""
+        self.budget = budget
+        self.settings = OmegaConf.to_container(self.cfg, resolve=True, enum_to_str=True)
+        if self.main:
+            self._note(budget=budget)
+            self._save_settings()
+
     def adopt(self, loggers: list[Any]) -> None:
         """Note the W&B id before the first step: after a crash it would be lost."""
         ids = [logger.version for logger in loggers if type(logger).__name__ == "WandbLogger"]
@@ -135,11 +161,14 @@ class Session:
         """Write the result, show it, and return the monitored score of the weights that were kept."""
         result = measure(self.cfg, self.job, trainer, task, data)
         if trainer.is_global_zero:
-            result["seconds"] = round(time.time() - self._started, 1)
-            self._write("result.json", result)
+            result["budget"] = self.budget
             best = self.folder / "checkpoints" / "best.ckpt"
             if best.is_file() and self.job == "train":
-                export(best, self.folder / "adapter.safetensors")
+                adapter = self.folder / "adapter.safetensors"
+                export(best, adapter)
+                result["cost"] |= {"checkpoint_bytes": best.stat().st_size, "adapter_bytes": adapter.stat().st_size}
+            result["seconds"] = round(time.time() - self._started, 1)
+            self._write("result.json", result)
             show(result, shown(self.folder), shown(best) if best.is_file() and self.job == "train" else None)
         return result["selected"]["score"]
 
@@ -150,8 +179,16 @@ class Session:
     def _write(self, name: str, content: dict[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         fresh = self.folder / f".{name}.new"
-        fresh.write_text(json.dumps(content, indent=2, default=str) + "\n")
-        os.replace(fresh, self.folder / name)
+        text = json.dumps(content, indent=2, default=str) + "\n"
+        try:
+            fresh.write_text(text)
+            os.replace(fresh, self.folder / name)
+        except OSError as error:
+            log.error("%s could not be written (%s)", self.folder / name, error)
+            fresh.unlink(missing_ok=True)
+            if name != "status.json":
+                raise
+            (self.folder / name).write_text(text)  # on a full disk the blocks of the old file are still ours
 
 
 def quiet(main: bool) -> None:
