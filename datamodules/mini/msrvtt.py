@@ -1,30 +1,30 @@
-"""Miniature MSR-VTT: clips with sound, with questions, or with sentences to find them by.
+"""Miniature MSR-VTT: clips of a tower of blocks with a sound, with questions, or with sentences to find them by.
 
-Questions: the clips and questions of the miniature MUSIC-AVQA (sight, sound and words together reach 1; see there what
-one of them reaches) in MSR-VTT's files.
-Retrieval: a tower of blocks is seen and a sound is heard, and every sentence tells the colours of its lowest and its
-highest block and the sound. Each of 9 sights comes with each of 4 sounds once in the test: whoever compares pictures
-only finds the right one of 4 in 1/4 of the cases, sounds only in 1/9.
+Questions: four on every clip, two of the picture and two of the sound, with four different answers (a colour, a number,
+a sound, yes or no), so whoever sees or hears only cannot do better than 1/4. Every wording has its answers in equal
+shares, so whoever reads only cannot do better than 17/48. Words with sight or sound reach about 2/3, all three 1.
+Retrieval: every sentence tells the colours of the lowest and the highest block and the sound. Each of 9 sights comes
+with each of 4 sounds once in the test: whoever compares pictures only finds the right one of 4 in 1/4 of the cases,
+sounds only in 1/9.
 """
 
 import csv
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from datamodules.mini.ave import ceiling
 from datamodules.mini.base import MiniatureWriter
 from datamodules.mini.clip import write_clip
-from datamodules.mini.music_avqa import MiniMusicAVQA, plan_block, single_modality
 from datamodules.mini.scenes import render_box
-from datamodules.mini.sentences import COLORS
+from datamodules.mini.sentences import COLORS, DIGITS
 from datamodules.mini.sounds import synthesize
 from datamodules.mini.vqav2 import HEIGHTS, Tower
-from datamodules.music_avqa_annotations import fill
 
 HEARD = {"bell": 0, "hiss": 2, "engine": 3, "whistle": 5}
 """Words for generated sounds."""
@@ -37,8 +37,67 @@ TEMPLATES = (
 )
 
 
-class MiniMSRVTTQA(MiniMusicAVQA):
-    """MSRVTT-QA's layout: ``<split>_qa.json`` and ``videos/video<n>.mp4``; arguments as ``MiniMusicAVQA``."""
+class Asked(NamedTuple):
+    """What a clip shows and sounds, and which sound one of its questions is about."""
+
+    base: str
+    height: int
+    sound: str
+    named: str
+
+    def questions(self) -> list[tuple[str, str]]:
+        """Four, with different answers."""
+        return [
+            ("what color is the block at the base?", self.base),
+            ("how many blocks does the tower have?", DIGITS[self.height]),
+            ("what is the sound?", self.sound),
+            (f"is there a {self.named}?", "yes" if self.named == self.sound else "no"),
+        ]
+
+
+def plan_block() -> list[Asked]:
+    """72 clips: every colour, height and sound, with a question about this sound and with one about another."""
+    plans, names = [], list(HEARD)
+    for (i, base), (j, height), (k, sound) in product(enumerate(COLORS), enumerate(HEIGHTS), enumerate(names)):
+        other = names[(k + 1 + (i + j) % (len(names) - 1)) % len(names)]
+        plans += [Asked(base, height, sound, sound), Asked(base, height, sound, other)]
+    return plans
+
+
+def single_modality(plans: Sequence[Asked]) -> dict[str, float]:
+    """What the best rule reaches on these questions that has one modality only."""
+    rows = [(plan, *row) for plan in plans for row in plan.questions()]
+    answers = [answer for _, _, answer in rows]
+    return {
+        "vision_alone": ceiling([plan[:2] for plan, _, _ in rows], answers),
+        "audio_alone": ceiling([plan.sound for plan, _, _ in rows], answers),
+        "text_alone": ceiling([text for _, text, _ in rows], answers),
+    }
+
+
+class MiniMSRVTTQA(MiniatureWriter):
+    """MSRVTT-QA's layout: ``<split>_qa.json`` and ``videos/video<n>.mp4``.
+
+    Args:
+        root: folder to write.
+        blocks: by split, how many blocks of 72 clips with 4 questions.
+        seed: of all content.
+        fps: frames per second.
+        sample_rate: of the sound.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        blocks: Mapping[str, int] | None = None,
+        seed: int = 0,
+        fps: int = 4,
+        sample_rate: int = 16000,
+    ) -> None:
+        self.blocks = dict(blocks or {"train": 3, "val": 1, "test": 1})
+        self.seed, self.fps, self.sample_rate = seed, fps, sample_rate
+        super().__init__(root, blocks=self.blocks, seed=seed, fps=fps, sample_rate=sample_rate)
 
     def fill(self, folder: Path) -> None:
         """Render, encode, ask."""
@@ -49,15 +108,25 @@ class MiniMSRVTTQA(MiniMusicAVQA):
             plans = [plan for _ in range(blocks) for plan in plan_block()]
             rows = []
             for index in rng.permutation(len(plans)):
-                self._render(folder / "videos" / f"video{clip}.mp4", plans[index], rng)
-                for asked in plans[index].questions():
-                    text = fill(asked["question_content"], json.loads(asked["templ_values"])).lower()
-                    rows.append({"answer": asked["anser"], "id": number, "question": text, "video_id": clip})
+                plan = plans[index]
+                top = str(rng.choice([color for color in COLORS if color != plan.base]))
+                tower = Tower(plan.base, top, plan.height, plan.base)
+                path = folder / "videos" / f"video{clip}.mp4"
+                render(path, tower, plan.sound, rng, fps=self.fps, sample_rate=self.sample_rate)
+                for text, answer in plan.questions():
+                    rows.append({"answer": answer, "id": number, "question": text, "video_id": clip})
                     number += 1
                 clip += 1
             (folder / f"{split}_qa.json").write_text(json.dumps(rows))
             ceilings[split] = single_modality(plans)
         (folder / "reference.json").write_text(json.dumps(ceilings, indent=1) + "\n")
+
+
+def render(path: Path, tower: Tower, sound: str, rng: np.random.Generator, *, fps: int, sample_rate: int) -> None:
+    """A clip that shows a tower and sounds."""
+    pictures = np.stack([render_box(tower.box(rng)) for _ in range(SECONDS)])
+    track = np.concatenate([synthesize(rng, HEARD[sound], 1.0, sample_rate) for _ in range(SECONDS)])
+    write_clip(path, pictures, track, fps=fps, sample_rate=sample_rate)
 
 
 class Scene(NamedTuple):
@@ -111,7 +180,9 @@ class MiniMSRVTT(MiniatureWriter):
         videos, sentences = [], []
         for clip, scene in enumerate([*clips, *tested]):
             name = f"video{clip}"
-            self._render(folder / "videos" / f"{name}.mp4", scene, rng)
+            tower = Tower(scene.base, scene.top, int(rng.choice(HEIGHTS)), scene.base)
+            path = folder / "videos" / f"{name}.mp4"
+            render(path, tower, scene.sound, rng, fps=self.fps, sample_rate=self.sample_rate)
             videos.append({"video_id": name, "category": 0, "split": "train" if clip < len(clips) else "test"})
             sentences += [
                 {"video_id": name, "caption": caption, "sen_id": len(sentences) + place}
@@ -132,9 +203,3 @@ class MiniMSRVTT(MiniatureWriter):
             for place, scene in enumerate(tested):
                 sentence = scene.sentences()[place % len(TEMPLATES)]
                 writer.writerow([f"ret{place}", f"msr{first + place}", f"video{first + place}", sentence])
-
-    def _render(self, path: Path, scene: Scene, rng: np.random.Generator) -> None:
-        tower = Tower(scene.base, scene.top, int(rng.choice(HEIGHTS)), scene.base)
-        pictures = np.stack([render_box(tower.box(rng)) for _ in range(SECONDS)])
-        sound = np.concatenate([synthesize(rng, HEARD[scene.sound], 1.0, self.sample_rate) for _ in range(SECONDS)])
-        write_clip(path, pictures, sound, fps=self.fps, sample_rate=self.sample_rate)
