@@ -10,6 +10,10 @@ from transformers import BertConfig, BertModel
 
 from hmmoe.backbones.base import Context, Encoder, Half, Roles
 from hmmoe.backbones.bert import Bert
+from hmmoe.backbones.hf_weights import folder_of
+from hmmoe.backbones.weights import load_strictly, read_state
+
+TYPES = "embeddings.token_type_embeddings.weight"
 
 
 class BertCross(Encoder):
@@ -27,7 +31,9 @@ class BertCross(Encoder):
         answer: ids of the default slots, [CLS] and [MASK].
         question_prompt: ids set between [CLS] and the words of every question (VALOR-large: "answer the question").
         contrast_prompt: ids that follow every sentence of the dual encoder, as a prompt ([CLS] ... [SEP]).
-        options: keys of ``BertConfig``.
+        weights: folder of a plain BERT in transformers' layout, as VALOR itself was begun from one: prompts start with
+            its first type embedding, cross-attention is random. None where a whole VALOR is loaded over it.
+        options: keys of ``BertConfig``, before those that are stored.
     """
 
     prefix = 1
@@ -40,12 +46,16 @@ class BertCross(Encoder):
         answer: Sequence[int] = (101, 103),
         question_prompt: Sequence[int] = (),
         contrast_prompt: Sequence[int] = (),
+        weights: str | None = None,
         **options: Any,
     ) -> None:
-        config = BertConfig(type_vocab_size=3, is_decoder=cross, add_cross_attention=cross, **options)
-        library = BertModel(config, add_pooling_layer=False)
+        stored = {} if weights is None else BertConfig.from_pretrained(folder_of(weights)).to_diff_dict()
+        own = {"type_vocab_size": 3, "is_decoder": cross, "add_cross_attention": cross}
+        library = BertModel(BertConfig(**stored | options | own), add_pooling_layer=False)
+        if weights is not None:
+            _fill(library, weights)
         depth = len(library.encoder.layer)
-        super().__init__(library, widths=[config.hidden_size] * depth, stages=[depth], pool="cls")
+        super().__init__(library, widths=[library.config.hidden_size] * depth, stages=[depth], pool="cls")
         self.cross = cross
         self.slots = len(answer)
         self.register_buffer("answer", torch.tensor(list(answer)), persistent=False)
@@ -132,3 +142,13 @@ class BertCross(Encoder):
     def pool(self, tokens: Float[Tensor, "B N D"], keep: Bool[Tensor, "B N"] | None) -> Float[Tensor, "B D"]:
         """The mask's token of an answer; [CLS] of a sentence."""
         return tokens[:, self.slots - 1 if self.cross else 0]
+
+
+def _fill(library: BertModel, weights: str) -> None:
+    """A plain BERT's tensors; what it has no value for keeps its own."""
+    state = read_state(f"{folder_of(weights)}/model.safetensors")
+    state = {key.removeprefix("bert."): value.float() for key, value in state.items()}
+    types = state[TYPES]
+    state[TYPES] = torch.cat((types[:2], types[:1]))
+    fresh = {key: value for key, value in library.state_dict().items() if ".crossattention." in key}
+    load_strictly(library, fresh | state, source=weights, unused=("pooler.", "cls.", "embeddings.position_ids"))
