@@ -1,5 +1,6 @@
 """HMMoE's figure 3 over seeds, the load of every expert against its fair share, and what each expert gets to see."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,7 +18,7 @@ CEILING = 4.0
 
 
 def kinds_over_depth(tables: Sequence[UsageTable], title: str) -> Figure:
-    """Share of every expert kind from the first site to the last: every seed, their mean, lowest to highest as a band."""
+    """Share of every expert kind from the first site to the last: seeds, mean, and their range as a band."""
     bands = kind_shares(tables)
     fair = fair_shares(tables[0].rows)
     colours = _colours([kind for kinds in bands.values() for kind in kinds])
@@ -56,6 +57,8 @@ def load_against_fair(tables: Sequence[UsageTable], title: str) -> Figure:
     """Ratio of load to fair share of every group, and of every expert inside its group; a dot per site."""
     found = loads(tables)
     most = max(len(names) for names in found.values())
+    highest = max(ratio for names in found.values() for seeds in names.values() for ratios in seeds for ratio in ratios)
+    edge = min(CEILING, max(2.0, math.ceil(highest)))
     figure = Figure(figsize=(9.0, (0.24 * most + 0.62) * len(found) + 1.1), layout="constrained")
     axes = figure.subplots(
         len(found), 1, sharex=True, squeeze=False, height_ratios=[len(n) + 1 for n in found.values()]
@@ -68,12 +71,12 @@ def load_against_fair(tables: Sequence[UsageTable], title: str) -> Figure:
             for seed, ratios in enumerate(names[name]):
                 height = y + (seed - (len(tables) - 1) / 2) * 0.6 / len(tables)
                 style = {"color": colours[seed], "alpha": 0.75, "linestyle": "none"}
-                inside = [ratio for ratio in ratios if ratio < CEILING]
+                inside = [ratio for ratio in ratios if ratio <= edge]
                 beyond = len(ratios) - len(inside)
                 if inside:
                     axis.plot(inside, [height] * len(inside), "o", markersize=3, **style)
                 if beyond:
-                    axis.plot([CEILING] * beyond, [height] * beyond, ">", markersize=4, **style)
+                    axis.plot([edge] * beyond, [height] * beyond, ">", markersize=4, **style)
             if " " not in name:
                 axis.axhspan(y - 0.5, y + 0.5, color="#f1f1ee", zorder=0, linewidth=0)
         axis.axvline(1, color="#777777", linewidth=0.9)
@@ -81,12 +84,12 @@ def load_against_fair(tables: Sequence[UsageTable], title: str) -> Figure:
         for label, name in zip(axis.get_yticklabels(), order, strict=True):
             label.set_fontweight("normal" if " " in name else "bold")
         axis.set_ylim(len(order) - 0.4, -0.6)
-        axis.set_xlim(-0.06, CEILING + 0.06)
+        axis.set_xlim(-0.06, edge + 0.06)
         axis.set_title(modality, fontsize=10, loc="left")
         axis.spines[["top", "right", "left"]].set_visible(False)
         axis.tick_params(axis="y", length=0)
-    axes[-1, 0].xaxis.set_major_locator(FixedLocator([0, 0.5, 1, 2, 3, CEILING]))
-    labels = {0: "0 dead", 1: "1 fair", CEILING: f"{CEILING:g} or more"}
+    axes[-1, 0].xaxis.set_major_locator(FixedLocator([x for x in (0, 0.5, 1, 2, 3, CEILING) if x <= edge]))
+    labels = {0: "0 dead", 1: "1 fair"} | ({edge: f"{edge:g} or more"} if highest > edge else {})
     axes[-1, 0].xaxis.set_major_formatter(FuncFormatter(lambda x, _: labels.get(x, f"{x:g}")))
     axes[-1, 0].set_xlabel(
         "share of weight ÷ fair share (bold: groups among all groups; below: experts inside their group)"
@@ -97,21 +100,21 @@ def load_against_fair(tables: Sequence[UsageTable], title: str) -> Figure:
 
 
 def word_examples(rows: Sequence[Example], title: str) -> Figure:
-    """Per site and expert the words with the highest mean share; the tick marks the expert's mean over all words."""
+    """Per site and expert the words with the highest mean share; dotted the expert's mean over all words."""
     table = _by_expert(row for row in rows if row.tile is None)
     sites, experts = _axes(table)
     top = max(len(shown) for shown in table.values())
     figure = Figure(figsize=(1.75 * len(experts) + 0.7, (0.2 * top + 0.45) * len(sites) + 0.6), layout="constrained")
     axes = figure.subplots(len(sites), len(experts), squeeze=False, sharex=True)
     kinds = _colours([group.partition(":")[0] for group, _ in experts])
-    for line, site in zip(axes, sites, strict=True):
+    for down, (line, site) in enumerate(zip(axes, sites, strict=True)):
         for axis, (group, expert) in zip(line, experts, strict=True):
             shown = table.get((site, group, expert), [])
             axis.barh(range(len(shown)), [row.share for row in shown], color=kinds[group.partition(":")[0]], alpha=0.45)
             for y, row in enumerate(shown):
                 axis.text(0.02, y, f"{row.token}  {100 * row.share:.0f}", va="center", fontsize=7.5)
             if shown:
-                axis.axvline(shown[0].overall, color="#333333", linewidth=0.9)
+                axis.axvline(shown[0].overall, color="#777777", linewidth=0.9, linestyle=":", zorder=0)
             axis.set_ylim(top - 0.4, -0.6)
             axis.set_xlim(0, 1)
             axis.set_xticks([])
@@ -119,9 +122,9 @@ def word_examples(rows: Sequence[Example], title: str) -> Figure:
             axis.spines[["top", "right", "bottom"]].set_visible(False)
             if axis is line[0]:
                 axis.set_ylabel(site, fontsize=9)
-            if line is axes[0]:
+            if down == 0:
                 axis.set_title(f"{group} {expert}", fontsize=9)
-    figure.suptitle(f"{title}: mean share of the word's weight (%); line: mean over all words", fontsize=10)
+    figure.suptitle(f"{title}: mean share of the word's weight (%); dotted: mean over all words", fontsize=10)
     return figure
 
 
