@@ -92,17 +92,22 @@ class Peft(nn.Module):
 
 
 def chosen(sites: Sequence[Site], pick: str | Sequence[int]) -> frozenset[int]:
-    """Site indices from "all", [first, last] as "2-5", or a list.
+    """Site indices from a word that fits every host, [first, last] as "2-5", or a list.
+
+    "all"; the "lower" or the "upper" half, "lower" with the middle one; "alternate", every second up to the last.
 
     Raises:
         ConfigError: a site that does not exist.
     """
-    if pick == "all":
-        return frozenset(range(len(sites)))
-    if isinstance(pick, str):
+    indices, middle = range(len(sites)), (len(sites) + 1) // 2
+    words = {"all": indices, "lower": indices[:middle], "upper": indices[middle:], "alternate": indices[::-2]}
+    if isinstance(pick, str) and pick in words:
+        pick = words[pick]
+    elif isinstance(pick, str):
         first, _, last = pick.partition("-")
         if not (first.isdigit() and last.isdigit()):
-            raise ConfigError(f'peft.at must be all, a range like "2-5" or a list of indices, not {pick!r}')
+            known = ", ".join(words)
+            raise ConfigError(f'peft.at must be one of {known}, a range like "2-5" or a list of indices, not {pick!r}')
         pick = range(int(first), int(last) + 1)
     picked = frozenset(pick)
     if not picked or not picked <= frozenset(range(len(sites))):
