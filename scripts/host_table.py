@@ -46,28 +46,13 @@ def forget(node: Any) -> None:
             forget(value)
 
 
-def sample(inputs: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """One sample, one segment per modality unless the backbone asks for more."""
-    import torch
-
-    batch: dict[str, Any] = {"id": ["sample"]}
-    for modality, spec in inputs.items():
-        if modality == "text":
-            ids = torch.randint(5, 1000, (1, spec["length"]))
-            batch[modality] = {"ids": ids, "keep": torch.ones_like(ids, dtype=torch.bool)}
-        elif modality == "audio":
-            batch[modality] = torch.randn(1, 1, 1, spec["mels"], spec["frames"])
-        else:
-            batch[modality] = torch.randn(1, spec.get("segments", 1), 3, spec["size"], spec["size"])
-    return batch
-
-
 def measure(name: str) -> dict[str, Any]:
     """One row."""
     import torch
     from torch import nn
 
-    from hmmoe.analysis.profile import cost
+    from hmmoe.analysis.profile.batch import blank
+    from hmmoe.analysis.profile.forward import cost
     from hmmoe.model import AdaptedModel
     from hmmoe.peft.hmmoe import HMMoE
     from hmmoe.peft.policies import LinearProbe
@@ -80,7 +65,7 @@ def measure(name: str) -> dict[str, Any]:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     backbone, inputs = build(name)
-    batch = sample(inputs)
+    batch = blank(inputs, {}, size=1)
     frozen = AdaptedModel(backbone, LinearProbe, lambda widths: NoHead()).eval()
     start = time.perf_counter()
     with torch.no_grad():

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
 
-from hmmoe.analysis.profile import cost, peak_memory_mib
+from hmmoe.analysis.profile.forward import cost, peak_memory_mib
 from hmmoe.callbacks.boundary import numbers
 from hmmoe.callbacks.checkpoint import RunCheckpoint
 from hmmoe.callbacks.step_times import StepTimes

@@ -1,0 +1,1 @@
+"""What a model costs: parameters by part, FLOPs, latency, memory, bytes to store."""
