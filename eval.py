@@ -17,7 +17,7 @@ def evaluate(cfg: DictConfig) -> float | None:
 
     with Session(cfg, settings, job="eval") as session:
         data = build.data(cfg)
-        task = build.task(cfg, data)
+        task = build.task(cfg, data, session)
         trainer = build.trainer(cfg, session, task, data)
         trainer.test(task, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True, verbose=False)
         return session.conclude(trainer, task, data)

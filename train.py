@@ -19,7 +19,7 @@ def train(cfg: DictConfig) -> float | None:
 
     with Session(cfg, settings) as session:
         data = build.data(cfg)  # missing files show here, before any weights are read
-        task = build.task(cfg, data)
+        task = build.task(cfg, data, session)
         trainer = build.trainer(cfg, session, task, data)
         if cfg.train:
             trainer.fit(task, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from hmmoe.errors import ConfigError
 from hmmoe.experts.kinds import ACTIVATIONS
 from hmmoe.marks import Routes
+from hmmoe.peft.base import Size
 from hmmoe.peft.bottleneck import Bottleneck
 from hmmoe.peft.lavish import LatentAdapter
 from hmmoe.peft.per_stream import PerStream, need_positive
@@ -115,6 +116,8 @@ class AVMoE(PerStream):
     Raises:
         ConfigError: sizes below 1, unknown activation, or modalities that never meet.
     """
+
+    sizes = (Size("rank"),)
 
     def __init__(
         self,

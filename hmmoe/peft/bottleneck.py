@@ -1,10 +1,13 @@
-"""Bottleneck adapters beside or behind the FFN.
+"""Bottleneck adapters beside or behind the FFN, and behind attention.
 
-series    Houlsby et al., arXiv 1902.00751 (the adapter after the feed-forward layer): delta = up(act(down(FFN(x)))).
-parallel  He et al., arXiv 2110.04366: delta = s up(act(down(x))), x what the FFN reads, s = 4 in the paper's best form.
+series    delta = up(act(down(FFN(x)))). Pfeiffer et al., arXiv 2005.00247: behind the FFN. Houlsby et al., arXiv
+          1902.00751: behind the output projection of attention too, h -> h + up(act(down h)) before norm and residual.
+parallel  He et al., arXiv 2110.04366: delta = s up(act(down x)), x what the FFN reads, s = 4 in the paper's best form.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -12,8 +15,11 @@ from torch import Tensor, nn
 
 from hmmoe.errors import ConfigError
 from hmmoe.experts.kinds import ACTIVATIONS
-from hmmoe.peft.base import Peft, chosen
+from hmmoe.marks import Inserted
+from hmmoe.peft.base import Peft, Size, chosen
 from hmmoe.types import Adapted, Site, Stream
+
+Placement = Literal["pfeiffer", "houlsby"]
 
 
 class Bottleneck(nn.Module):
@@ -27,47 +33,84 @@ class Bottleneck(nn.Module):
             self.up.weight.zero_()
             self.up.bias.zero_()
 
-    def forward(self, x: Float[Tensor, "S N D"]) -> Float[Tensor, "S N D"]:
+    def forward(self, x: Float[Tensor, "*S D"]) -> Float[Tensor, "*S D"]:
         """The adapter's output, without residual."""
         return self.up(self.act(self.down(x)))
 
 
-class SeriesAdapter(Peft):
-    """A bottleneck on the FFN's output, every modality for itself.
+class Behind(Inserted):
+    """An adapter on the output of a frozen layer inside the backbone."""
+
+    def __init__(self, adapter: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.adapter, self.scale = adapter, scale
+
+    def forward(self, h: Float[Tensor, "*S D"]) -> Float[Tensor, "*S D"]:
+        """h and what the adapter adds."""
+        return h + self.scale * self.adapter(h)
+
+
+def _pass_through(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+    """Forward hook: what the layer wrote goes through the adapter that hangs on it."""
+    return layer.behind(output)
+
+
+class Placed(Peft):
+    """One adapter per site and stream that is updated, and behind attention where the placement says so.
 
     Args:
         sites: where the backbone stands open.
-        rank: width of the bottleneck.
-        act: relu, gelu or silu.
+        make: adapter of a width.
         at: all, "first-last" or a list of site indices.
         scale: factor of the delta.
+        placement: "pfeiffer" is behind the FFN; "houlsby" also behind the output projection of every block's
+            attention, once per layer: modalities that share a tower share these.
+
+    Raises:
+        ConfigError: unknown placement, or houlsby with a choice of sites (a block need not be one).
     """
 
     reads = "out"
+    advice = (
+        "this tower reads the weight of its attention's output projection itself, so nothing can stand behind that "
+        "layer: set peft.placement=pfeiffer"
+    )
 
     def __init__(
         self,
         sites: Sequence[Site],
+        make: Callable[[int], nn.Module],
         *,
-        rank: int = 32,
-        act: str = "relu",
         at: str | Sequence[int] = "all",
         scale: float = 1.0,
+        placement: Placement = "pfeiffer",
     ) -> None:
         super().__init__(sites)
-        if rank < 1:
-            raise ConfigError(f"peft.rank must be at least 1, found {rank}: peft.rank=32")
-        if act not in ACTIVATIONS:
-            raise ConfigError(f"peft.act must be one of {', '.join(ACTIVATIONS)}, not {act!r}")
-        self.scale = scale
+        if placement not in ("pfeiffer", "houlsby"):
+            raise ConfigError(f"peft.placement must be pfeiffer or houlsby, not {placement!r}")
+        if placement == "houlsby" and at != "all":
+            raise ConfigError(
+                f"peft.placement=houlsby puts an adapter behind every attention, peft.at={at} chooses sites: set "
+                "peft.at=all or peft.placement=pfeiffer"
+            )
+        self.make, self.scale, self.placement = make, scale, placement
         self.adapters = nn.ModuleDict(
             {
                 sites[i].label: nn.ModuleDict(
-                    {m: Bottleneck(d, rank, act) for m, d in sites[i].widths.items() if m not in sites[i].memory}
+                    {m: make(d) for m, d in sites[i].widths.items() if m not in sites[i].memory}
                 )
                 for i in sorted(chosen(sites, at))
             }
         )
+
+    def prepare(self, backbone: nn.Module) -> None:
+        """Hang an adapter on the output projection of every attention."""
+        if self.placement == "pfeiffer":
+            return
+        for name in dict.fromkeys(part.name for part in backbone.linears("o")):
+            layer = backbone.get_submodule(name)
+            layer.behind = Behind(self.make(layer.weight.shape[0]), self.scale)
+            layer.register_forward_hook(_pass_through)
 
     def forward(self, site: Site, streams: dict[str, Stream]) -> Adapted:
         """One delta per modality, no routing."""
@@ -79,7 +122,73 @@ class SeriesAdapter(Peft):
         )
 
 
-class ParallelAdapter(SeriesAdapter):
-    """A bottleneck that reads what the FFN reads; its delta joins the FFN's output."""
+class SeriesAdapter(Placed):
+    """A bottleneck on the FFN's output, every modality for itself.
+
+    Args:
+        sites: where the backbone stands open.
+        rank: width of the bottleneck.
+        act: relu, gelu or silu.
+        at: all, "first-last" or a list of site indices.
+        scale: factor of the delta.
+        placement: see ``Placed``.
+
+    Raises:
+        ConfigError: rank below 1, unknown activation or placement.
+    """
+
+    sizes = (Size("rank"),)
+
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        *,
+        rank: int = 32,
+        act: str = "relu",
+        at: str | Sequence[int] = "all",
+        scale: float = 1.0,
+        placement: Placement = "pfeiffer",
+    ) -> None:
+        super().__init__(sites, bottleneck(rank, act), at=at, scale=scale, placement=placement)
+
+
+class ParallelAdapter(Placed):
+    """A bottleneck that reads what the FFN reads; its delta joins the FFN's output.
+
+    Args:
+        sites: where the backbone stands open.
+        rank: width of the bottleneck.
+        act: relu, gelu or silu.
+        at: all, "first-last" or a list of site indices.
+        scale: s.
+
+    Raises:
+        ConfigError: rank below 1, unknown activation.
+    """
 
     reads = "inp"
+    sizes = (Size("rank"),)
+
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        *,
+        rank: int = 32,
+        act: str = "relu",
+        at: str | Sequence[int] = "all",
+        scale: float = 4.0,
+    ) -> None:
+        super().__init__(sites, bottleneck(rank, act), at=at, scale=scale)
+
+
+def bottleneck(rank: int, act: str) -> Callable[[int], Bottleneck]:
+    """A bottleneck of any width.
+
+    Raises:
+        ConfigError: rank below 1, unknown activation.
+    """
+    if rank < 1:
+        raise ConfigError(f"peft.rank must be at least 1, found {rank}: peft.rank=32")
+    if act not in ACTIVATIONS:
+        raise ConfigError(f"peft.act must be one of {', '.join(ACTIVATIONS)}, not {act!r}")
+    return partial(Bottleneck, rank=rank, act=act)

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from hmmoe.errors import ConfigError
 from hmmoe.experts.kinds import ACTIVATIONS
+from hmmoe.peft.base import Size
 from hmmoe.peft.bottleneck import Bottleneck
 from hmmoe.peft.per_stream import PerStream, need_positive
 from hmmoe.routing.inputs import masked_mean
@@ -112,6 +113,8 @@ class DGSCT(PerStream):
     Raises:
         ConfigError: rank below 1, unknown activation, or modalities that never meet.
     """
+
+    sizes = (Size("rank"),)
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from hmmoe.errors import ConfigError
 from hmmoe.experts.bank import KINDS, ExpertBank, Plan
 from hmmoe.experts.loop import loop
 from hmmoe.experts.wide import wide
-from hmmoe.peft.base import Peft, chosen
+from hmmoe.peft.base import Peft, Size, chosen
 from hmmoe.routing.inputs import Granularity
 from hmmoe.routing.router import Mode, Router
 from hmmoe.types import Adapted, Site, Stream
@@ -46,6 +46,8 @@ class HMMoE(Peft):
     Raises:
         ConfigError: a setting that cannot work, with the key to change.
     """
+
+    sizes = (Size("rank"),)
 
     def __init__(
         self,

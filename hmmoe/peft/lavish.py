@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from hmmoe.errors import ConfigError
 from hmmoe.experts.kinds import ACTIVATIONS
+from hmmoe.peft.base import Size
 from hmmoe.peft.bottleneck import Bottleneck
 from hmmoe.peft.per_stream import PerStream, need_positive
 from hmmoe.types import Site, Stream
@@ -101,6 +102,8 @@ class Lavish(PerStream):
     Raises:
         ConfigError: sizes below 1, unknown activation, or modalities that never meet.
     """
+
+    sizes = (Size("rank"),)
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from hmmoe.errors import ConfigError
 from hmmoe.experts.kinds import ACTIVATIONS
 from hmmoe.marks import Routes
+from hmmoe.peft.base import Size
 from hmmoe.peft.bottleneck import Bottleneck
 from hmmoe.peft.per_stream import PerStream, need_positive
 from hmmoe.types import Routing, Site, Stream
@@ -100,6 +101,8 @@ class MoA(PerStream):
     Raises:
         ConfigError: unknown kind or activation, a threshold outside 0..1, rank below 1.
     """
+
+    sizes = (Size("rank"),)
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from hmmoe.errors import ConfigError
-from hmmoe.peft.base import Peft, chosen
+from hmmoe.peft.base import Peft, Size, chosen
 from hmmoe.peft.lavish import attend
 from hmmoe.peft.per_stream import need_positive
 from hmmoe.types import Adapted, Site, Stream
@@ -60,6 +60,8 @@ class MokA(Peft):
     Raises:
         ConfigError: rank below 1, or a source that no site has.
     """
+
+    sizes = (Size("rank"),)
 
     def __init__(
         self,

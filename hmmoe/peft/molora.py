@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hmmoe.errors import ConfigError
+from hmmoe.peft.base import Size
 from hmmoe.peft.per_stream import PerStream, need_positive
 from hmmoe.routing.router import Router
 from hmmoe.types import Routing, Site, Stream
@@ -104,6 +105,8 @@ class MoLoRA(_Mixture):
         ConfigError: sizes that cannot be.
     """
 
+    sizes = (Size("rank"),)
+
     def __init__(
         self,
         sites: Sequence[Site],
@@ -136,6 +139,8 @@ class MoV(_Mixture):
     Raises:
         ConfigError: sizes that cannot be.
     """
+
+    sizes = (Size("experts"),)
 
     def __init__(
         self,

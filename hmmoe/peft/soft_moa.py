@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from hmmoe.errors import ConfigError
 from hmmoe.experts.kinds import ACTIVATIONS
 from hmmoe.marks import Routes
+from hmmoe.peft.base import Size
 from hmmoe.peft.per_stream import PerStream, need_positive
 from hmmoe.types import Routing, Site, Stream
 
@@ -90,6 +91,8 @@ class SoftMoA(PerStream):
     Raises:
         ConfigError: sizes below 1, unknown activation.
     """
+
+    sizes = (Size("rank"),)
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ from hmmoe.callbacks.seeds import EpochSeeds
 from hmmoe.callbacks.step_times import StepTimes
 from hmmoe.errors import ConfigError, DataMissing, UserError, WeightsMissing
 from hmmoe.model import AdaptedModel
+from hmmoe.runtime import sizing
 from hmmoe.runtime.check import weight_faults
 from hmmoe.runtime.session import Session, is_main
 from hmmoe.runtime.warm_start import warm_start
@@ -81,12 +82,19 @@ def _check_monitor(cfg: DictConfig, module: L.LightningDataModule) -> None:
         )
 
 
-def task(cfg: DictConfig, module: L.LightningDataModule) -> L.LightningModule:
-    """Frozen backbone, method and head inside their task."""
+def task(cfg: DictConfig, module: L.LightningDataModule, session: Session | None = None) -> L.LightningModule:
+    """Frozen backbone, method and head inside their task.
+
+    A budget becomes the method's size, in ``cfg`` and in the session's record.
+    """
     node = OmegaConf.to_container(cfg.task, resolve=True)
     head = factory(node.pop("head"), "task.head")
     backbone = part(cfg.backbone, "backbone")
-    model = AdaptedModel(backbone, factory(cfg.peft, "peft"), head, checkpointing=cfg.checkpointing)
+    fitted = sizing.fit(cfg.peft, backbone, lambda node: factory(node, "peft"))
+    if fitted is not None and session is not None:
+        session.resize(fitted)
+    method = factory(sizing.method_node(cfg.peft), "peft")
+    model = AdaptedModel(backbone, method, head, checkpointing=cfg.checkpointing)
     if cfg.init_from is not None:
         warm_start(model, Path(cfg.init_from))
     make = factory(node, "task")

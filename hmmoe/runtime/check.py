@@ -21,7 +21,7 @@ Settings = dict[str, Any]
 GIVEN = {"task": {"model", "recipe", "val_splits", "test_splits"}}
 """Arguments that the code hands over when it builds a node."""
 
-APART = {"task": {"head"}}
+APART = {"task": {"head"}, "peft": {"budget", "budget_params"}}
 """Keys that stand in a node and are built apart from it."""
 
 
@@ -39,7 +39,7 @@ def check(cfg: DictConfig) -> Settings:
         settings = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
-    faults = [*node_faults(settings), *method_faults(settings), *run_faults(settings)]
+    faults = [*node_faults(settings), *method_faults(settings), *budget_faults(settings["peft"]), *run_faults(settings)]
     if faults:
         count = "one fault" if len(faults) == 1 else f"{len(faults)} faults"
         raise ConfigError(f"{count} in the configuration:\n" + "\n".join(f"  {fault}" for fault in faults))
@@ -105,6 +105,17 @@ def method_faults(settings: Settings) -> Iterator[str]:
                 f"{path}.k=1 with peft.renormalize=true makes the kept weight a constant 1, so the router gets no "
                 "gradient: set peft.renormalize=false or k=2"
             )
+
+
+def budget_faults(peft: Settings) -> Iterator[str]:
+    """Budgets that are none, or two at once."""
+    share, count = peft.get("budget"), peft.get("budget_params")
+    if share is not None and (isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1):
+        yield f"peft.budget={share}: must be a share of the backbone's parameters, such as 0.06, or null"
+    if count is not None and (isinstance(count, bool) or not isinstance(count, int | float) or count < 1):
+        yield f"peft.budget_params={count}: must be a number of parameters, such as 5e6, or null"
+    if share is not None and count is not None:
+        yield "peft.budget and peft.budget_params are both set: set one of them to null"
 
 
 def weight_faults(cfg: DictConfig) -> Iterator[str]:
