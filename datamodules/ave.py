@@ -1,27 +1,74 @@
-"""AVE: which event is both seen and heard in each of ten seconds? Frames and sound are decoded from the mp4 files."""
+"""AVE: which event is both seen and heard in each of ten seconds? From mp4, or as the peers extract it."""
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from datamodules.ave_annotations import BACKGROUND, SECONDS, Event, read_events
-from datamodules.base import DataModule, Examples, Split, build
-from datamodules.media.audio import read_sound
-from datamodules.media.cache import Field, RowCache
+from datamodules.ave_annotations import BACKGROUND, CATEGORIES, FIELDS, SECONDS, Event, read_events
+from datamodules.base import Examples, Split, build
+from datamodules.clip_data import ClipData, Media
+from datamodules.media.cache import Cache, Field, Keep
+from datamodules.media.clips import Clips
 from datamodules.media.image import Pixels
 from datamodules.media.logmel import LogMel
-from datamodules.media.video import read_frames
-from hmmoe.errors import ConfigError, DataBroken, DataMissing
-
-log = logging.getLogger(__name__)
+from hmmoe.errors import DataBroken
 
 MIDPOINTS = tuple(second + 0.5 for second in range(SECONDS))
+VIDEOS, FRAMES, SOUNDS = ("AVE", "videos"), ("video_frames", "frames"), ("raw_audio", "wave", "audio")
+"""Folder names of the authors, of LAVISH (video_frames, raw_audio) and of DG-SCT (frames, wave)."""
+
+
+class Seconds:
+    """Decodes a video of ten seconds: the frame in the middle and the sound of each.
+
+    Args:
+        clips: where the videos are.
+        pixels, logmel: readers of the modalities; None leaves one out.
+        fills: zeros that are not kept stand in for a file that is not there.
+    """
+
+    def __init__(self, clips: Clips, pixels: Pixels | None, logmel: LogMel | None, *, fills: bool) -> None:
+        self.clips, self.pixels, self.logmel, self.fills = clips, pixels, logmel, fills
+        self.fields = [Field((SECONDS, *pixels.shape), torch.uint8), Field((SECONDS,), torch.bool)] if pixels else []
+        if logmel:
+            self.fields += [Field((SECONDS, *logmel.shape), torch.float32), Field((SECONDS,), torch.bool)]
+
+    def recipe(self) -> dict[str, Any]:
+        """See ``Decoder``."""
+        own = {"vision": self.pixels and self.pixels.recipe(), "audio": self.logmel and self.logmel.recipe()}
+        return {"reader": "ave seconds", "clips": self.clips.recipe(), **own}
+
+    def sources(self, key: str) -> list[Path]:
+        """The video; or the folder of frames and the sound file."""
+        return self.clips.sources(key, vision=self.pixels is not None, audio=self.logmel is not None)
+
+    def decode(self, key: str) -> tuple[Tensor, ...]:
+        """Frames and which of them exist, pictures of sound and which of them exist."""
+        media: tuple[Tensor, ...] = ()
+        if self.pixels is not None:
+            if self.fills and self.clips.lacking(key, vision=True, audio=False):
+                media += tuple(torch.zeros(field.shape, dtype=field.dtype) for field in self.fields[:2])
+            else:
+                media += self.clips.pictures(key, MIDPOINTS, self.pixels)
+        if self.logmel is not None:
+            lacks = self.fills and self.clips.lacking(key, vision=False, audio=True)
+            media += self._spectra(np.zeros(0) if lacks else self.clips.sound(key, self.logmel.sample_rate))
+        return media
+
+    def _spectra(self, sound: np.ndarray) -> tuple[Float[Tensor, "10 1 mels frames"], Bool[Tensor, "10"]]:
+        """Pictures of the ten whole seconds, zero and not kept where the track holds no whole frame of a second."""
+        rate = self.logmel.sample_rate
+        seconds = np.zeros(SECONDS * rate, np.float32)
+        length = min(len(sound), len(seconds))
+        seconds[:length] = sound[:length]
+        there = torch.arange(SECONDS) * rate + self.logmel.window <= length
+        return self.logmel(torch.from_numpy(seconds).view(SECONDS, rate)) * there.view(-1, 1, 1, 1), there
 
 
 class AVEExamples(Examples):
@@ -29,30 +76,16 @@ class AVEExamples(Examples):
 
     Args:
         events: rows of the split.
-        videos: folder of ``<id>.mp4``.
-        pixels, logmel: readers of the modalities; None leaves one out.
+        seconds: decoder of their videos.
+        keep: of what is decoded, see ``Cache``.
         flip: mirror half of the clips in training.
-        keep, limit_gb: of the caches, see ``RowCache``; the limit holds for frames and sound together.
         name: of the split.
     """
 
-    def __init__(
-        self,
-        events: Sequence[Event],
-        videos: Path,
-        pixels: Pixels | None,
-        logmel: LogMel | None,
-        *,
-        flip: bool,
-        keep: Literal["memory", "none"],
-        limit_gb: float,
-        name: str,
-    ) -> None:
-        self.events, self.videos, self.pixels, self.logmel, self.flip = events, videos, pixels, logmel, flip
-        fields = [Field((SECONDS, *pixels.shape), torch.uint8), Field((SECONDS,), torch.bool)] if pixels else []
-        if logmel:
-            fields += [Field((SECONDS, *logmel.shape), torch.float32), Field((SECONDS,), torch.bool)]
-        self.cache = RowCache(len(events), fields, keep=keep, limit_gb=limit_gb, name=f"frames and sound of {name}")
+    def __init__(self, events: Sequence[Event], seconds: Seconds, keep: Keep, *, flip: bool, name: str) -> None:
+        self.events, self.pixels, self.logmel, self.flip = events, seconds.pixels, seconds.logmel, flip
+        videos = (event.video for event in events)
+        self.media = Cache(videos, seconds, keep, name=f"frames and sound of {name}")
 
     def __len__(self) -> int:
         return len(self.events)
@@ -65,7 +98,7 @@ class AVEExamples(Examples):
         """id, label (10,), vision (10, 3, S, S), audio (10, 1, mels, frames), keep {modality: (10,)}."""
         event = self.events[index]
         sample: dict[str, Any] = {"id": _id(event), "label": event.labels(), "keep": {}}
-        media = list(self.cache.get(index, lambda: self._decode(self.videos / f"{event.video}.mp4")))
+        media = list(self.media.get(event.video))
         if self.pixels is not None:
             pixels, there = media.pop(0), media.pop(0)
             if self.flip and rng is not None and rng.random() < 0.5:
@@ -76,60 +109,35 @@ class AVEExamples(Examples):
             sample["audio"], sample["keep"]["audio"] = media
         return sample
 
-    def _decode(self, path: Path) -> tuple[Tensor, ...]:
-        frames = read_frames(path, MIDPOINTS) if self.pixels else None
-        media: tuple[Tensor, ...] = (self.pixels.resize(frames[0]), torch.from_numpy(frames[1])) if frames else ()
-        return (*media, *self._sound(path)) if self.logmel else media
 
-    def _sound(self, path: Path) -> tuple[Float[Tensor, "10 1 mels frames"], Bool[Tensor, "10"]]:
-        """Pictures of the ten whole seconds, zero and not kept where the track holds no whole frame of a second."""
-        rate = self.logmel.sample_rate
-        seconds = np.zeros(SECONDS * rate, np.float32)
-        sound = read_sound(path, rate)
-        length = 0 if sound is None else min(len(sound), len(seconds))
-        if length:
-            seconds[:length] = sound[:length]
-        there = torch.arange(SECONDS) * rate + self.logmel.window <= length
-        return self.logmel(torch.from_numpy(seconds).view(SECONDS, rate)) * there.view(-1, 1, 1, 1), there
-
-
-class AVE(DataModule):
+class AVE(ClipData):
     """AVE in its published layout (see ``DataModule`` for what is not listed here).
 
     Args:
-        missing: what to do about annotated videos without a file: "refuse", or "drop" them (counted in the manifest).
+        media: "video" reads the mp4 files; "extracted" <frames>/<id>/*.jpg and <sounds>/<id>.wav, or .npy as DG-SCT has
+            them (32 kHz).
+        fps: of extracted frames, any.
         flip: mirror half of the clips in training.
-        cache: keep decoded frames and log-mel pictures in "memory", or "none".
-        cache_gb: limit of that, for each split and process.
     """
 
     splits = (Split("train", "train"), Split("val", "validation"), Split("test", "test"))
     modalities = ("vision", "audio")
+    fixed_segments = (("vision", SECONDS), ("audio", SECONDS))
     layout = """
 Expected: <root>/AVE/<11-character id>.mp4 (4,097 videos of ten seconds), <root>/Annotations.txt,
-<root>/trainSet.txt, <root>/valSet.txt, <root>/testSet.txt.
+<root>/trainSet.txt, <root>/valSet.txt, <root>/testSet.txt; with data.media=extracted, instead of the videos,
+<root>/video_frames/<id>/*.jpg and <root>/raw_audio/<id>.wav (LAVISH), or frames/<id>/*.jpg and wave/<id>.npy (DG-SCT).
 Get it: AVE_Dataset.zip, linked in the README of github.com/YapengTian/AVE-ECCV18; unpack it."""
 
     def __init__(
-        self,
-        root: str | Path,
-        *,
-        missing: Literal["refuse", "drop"] = "refuse",
-        flip: bool = False,
-        cache: Literal["memory", "none"] = "none",
-        cache_gb: float = 16.0,
-        **common: Any,
+        self, root: str | Path, *, media: Media = "video", fps: float = 3.0, flip: bool = False, **common: Any
     ) -> None:
-        super().__init__(root, **common)
-        if missing not in ("refuse", "drop"):
-            raise ConfigError(f"data.missing={missing}: expected refuse or drop")
-        self.policy, self.flip, self.cache, self.cache_gb = missing, flip, cache, cache_gb
-        self.videos = self.root / "AVE"
+        super().__init__(root, media=media, fps=fps, **common)
+        self.flip = flip
 
-    def absent(self) -> list[Path]:
-        """Video folder and text files."""
-        wanted = [self.videos, *self.annotations("train"), *self.annotations("val"), *self.annotations("test")]
-        return [path for path in dict.fromkeys(wanted) if not path.exists()]
+    def footage_of(self, *, extracted: bool, fps: float) -> Clips:
+        """Of the authors, LAVISH and DG-SCT."""
+        return Clips(self.root, extracted=extracted, fps=fps, videos=VIDEOS, frames=FRAMES, sounds=SOUNDS)
 
     def annotations(self, split: str) -> list[Path]:
         """The list of all events and the one of the split."""
@@ -144,20 +152,27 @@ Get it: AVE_Dataset.zip, linked in the README of github.com/YapengTian/AVE-ECCV1
                 f"{chosen} has {len(strangers)} rows that are not in {every}, such as {min(strangers)}: "
                 "the two files belong to different releases, fetch both again"
             )
-        here = {path.stem for path in self.videos.glob("*.mp4")}
-        whole = [event for event in events if event.video in here]
-        examples = AVEExamples(
-            self._accept(whole, events, split),
-            self.videos,
-            build(Pixels, self.inputs, "vision"),
-            build(LogMel, self.inputs, "audio"),
-            flip=self.flip,
-            keep=self.cache,
-            limit_gb=self.cache_gb,
-            name=split,
-        )
-        examples.dropped = len(events) - len(whole)
-        return examples
+        kept = self.accept(split, events, lambda event: self.lacking(event.video))
+        pixels, logmel = build(Pixels, self.inputs, "vision"), build(LogMel, self.inputs, "audio")
+        seconds = Seconds(self.clips, pixels, logmel, fills=self.fills)
+        return AVEExamples(kept, seconds, self.keep, flip=self.flip, name=split)
+
+    def published(self) -> dict[str, int]:
+        """Events."""
+        return {"train": 3339, "val": 402, "test": 402}
+
+    def submission(self, split: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+        """Predicted events as rows of Annotations.txt: there is no server, and the evaluator reads labels by second.
+
+        Every unbroken run of seconds of one category is a row; a video that is all background has one with start = end.
+        """
+        predicted = {row["id"].rpartition("#")[0]: row["prediction"] for row in rows}
+        lines = ["&".join(FIELDS)]
+        for video, classes in predicted.items():
+            runs = [(key, [second for second, _ in run]) for key, run in groupby(enumerate(classes), lambda c: c[1])]
+            events = [(CATEGORIES[key], run[0], run[-1] + 1) for key, run in runs if key != BACKGROUND]
+            lines += [f"{name}&{video}&predicted&{a}&{b}" for name, a, b in events or [(CATEGORIES[0], 0, 0)]]
+        return {f"{split}_events.txt": "\n".join(lines) + "\n"}
 
     def references(self) -> dict[str, dict[str, float]]:
         """Always background; a perfect video label with every second an event; a miniature's single modalities."""
@@ -167,16 +182,6 @@ Get it: AVE_Dataset.zip, linked in the README of github.com/YapengTian/AVE-ECCV1
             background = (labels == BACKGROUND).float().mean().item()
             lines[split] = {"background": background, "video_label": 1 - background, **self.ceilings(split)}
         return lines
-
-    def _accept(self, whole: list[Event], events: list[Event], split: str) -> list[Event]:
-        lacking = sorted({event.video for event in events} - {event.video for event in whole})
-        if not lacking:
-            return whole
-        report = f"{len(lacking)} videos of {split} are not in {self.videos}, such as {lacking[0]}.mp4"
-        if self.policy == "refuse" or not whole:
-            raise DataMissing(f"{report}: complete them, or set data.missing=drop to score only what is there")
-        log.warning("%s: data.missing=drop leaves %d of %d events", report, len(whole), len(events))
-        return whole
 
 
 def _id(event: Event) -> str:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from datamodules.lines import read_text
 from hmmoe.errors import DataBroken
 
 SECONDS = 10
@@ -70,9 +71,21 @@ def read_events(path: Path) -> list[Event]:
     Raises:
         DataBroken: names the row, counted from 1 as in an editor.
     """
-    rows = path.read_text(encoding="utf-8-sig").splitlines()
+    rows = read_text(path).splitlines()
     first = 1 if rows and rows[0].split("&")[:2] == list(FIELDS[:2]) else 0
-    return [_parse(row, path, number) for number, row in enumerate(rows[first:], start=first + 1) if row.strip()]
+    events: dict[tuple[str, int], Event] = {}
+    for number, row in enumerate(rows[first:], start=first + 1):
+        if row.strip():
+            event = _parse(row, path, number)
+            if (event.video, event.category) in events:
+                raise DataBroken(
+                    f"{path}, row {number} is {row!r}: {event.video} has a row for {CATEGORIES[event.category]} "
+                    "already; delete one of them or fetch the file again"
+                )
+            events[event.video, event.category] = event
+    if not events:
+        raise DataBroken(f"{path} holds no row: fetch the file again")
+    return list(events.values())
 
 
 def _parse(row: str, path: Path, number: int) -> Event:

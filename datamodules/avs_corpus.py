@@ -6,11 +6,12 @@ avs_scripts/avss/color_dataloader.py for the new one.
 """
 
 import csv
-from collections import Counter
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from datamodules.lines import read_text
 from hmmoe.errors import DataBroken
 
 FRAMES = 5
@@ -85,6 +86,8 @@ class Subset(NamedTuple):
     """How many of a training clip's frames, from the first on, have a mask; elsewhere all have one."""
     saved: str
     """Folder of a clip's predicted masks, as the official scripts name it."""
+    sizes: tuple[int, int, int]
+    """Published numbers of clips for training, validation and test."""
 
 
 def _new(label: str) -> Release:
@@ -112,6 +115,7 @@ S4 = Subset(
     new=_new("v1s"),
     training_masks=1,
     saved="{category}/{name}",
+    sizes=(3452, 740, 740),
 )
 MS3 = Subset(
     old=Release(
@@ -125,6 +129,7 @@ MS3 = Subset(
     new=_new("v1m"),
     training_masks=FRAMES,
     saved="{name}",
+    sizes=(296, 64, 64),
 )
 SUBSETS = {"s4": S4, "ms3": MS3}
 
@@ -135,23 +140,26 @@ def read_clips(path: Path, release: Release) -> list[Clip]:
     Raises:
         DataBroken: names the row, counted from 1 as in an editor, or the split that has none.
     """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
+    header, *rows = list(csv.reader(io.StringIO(read_text(path), newline=""))) or [[]]
     places = [_place(path, header, column) for column in release.columns]
     label = None if release.label is None else _place(path, header, "label")
     last = max(place for place in (*places, label) if place is not None)
-    clips = []
+    clips: dict[str, Clip] = {}
     for number, row in enumerate(rows, start=2):
         if row and len(row) <= last:
             raise DataBroken(f"{_fault(path, number, row)}too few columns; mend the row or fetch the file again")
         if row and (label is None or row[label] == release.label):
-            clips.append(_parse(row, places, _fault(path, number, row)))
-    if twice := [name for name, count in Counter(clip.name for clip in clips).items() if count > 1]:
-        raise DataBroken(f"{path} names {twice[0]} in more than one row: leave one of them, or fetch the file again")
-    if empty := [split for split in SPLITS if split not in {clip.split for clip in clips}]:
+            clip = _parse(row, places, _fault(path, number, row))
+            if clip.name in clips:
+                raise DataBroken(
+                    f"{_fault(path, number, row)}{clip.name} stands there already: leave one of the rows, or fetch the "
+                    "file again"
+                )
+            clips[clip.name] = clip
+    if empty := [split for split in SPLITS if split not in {clip.split for clip in clips.values()}]:
         kind = f" of label {release.label}" if release.label else ""
         raise DataBroken(f"{path} has no row{kind} with split={empty[0]}: fetch the file again")
-    return clips
+    return list(clips.values())
 
 
 def _place(path: Path, header: Sequence[str], column: str | int | None) -> int | None:

@@ -15,6 +15,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from datamodules.media.cache import Cache, Keep, Mode
+from datamodules.media.text import Text
+from datamodules.missing import Accepted, Policy, accept, check_policy
 from datamodules.sampling import Batches, Draw
 from hmmoe.errors import ConfigError, DataMissing
 from hmmoe.types import Batch
@@ -44,8 +47,8 @@ class Miniature(Protocol):
 class Examples(Dataset, ABC):
     """The examples of one split. Indexed by a list of ``Draw``, it gives one merged batch."""
 
-    dropped: int = 0
-    """How many annotated examples were left out because their files lack."""
+    media: Cache | None = None
+    """The decoded files of the split, which ``prepare`` and ``verify`` walk over; None if none are read."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -72,11 +75,18 @@ class DataModule(L.LightningDataModule, ABC):
         num_workers: loader processes; 0 loads in the training process.
         miniature: generator of a small dataset; runs only where ``root`` is its own root.
         seed: of shuffling and augmentation.
-        train_examples: train on so many examples, drawn by ``seed`` (debug=overfit); None takes all.
+        train_examples: train on so many examples, or below 1 on that share of them, drawn by ``seed``; None takes all.
+        missing: what to do about annotated examples without their files: "refuse", "drop" them, or keep them with
+            "zero" in place of what lacks and a ``keep`` of False; counted in the manifest and the result.
+        cache: keep decoded media in "memory", read what ``datamodules.prepare`` left on "disk", or "none".
+        cache_gb: limit of memory, for each split and process.
+        cache_dir: folder on disk; None is ``<root>/decoded``.
     """
 
     splits: ClassVar[tuple[Split, ...]]
     modalities: ClassVar[tuple[str, ...]]
+    fixed_segments: ClassVar[tuple[tuple[str, int], ...]] = ()
+    """(modality, T) where the dataset itself says how many segments a sample has; the profiler asks."""
     layout: ClassVar[str]
     """What is expected below the root and how to get it, for messages."""
 
@@ -89,9 +99,14 @@ class DataModule(L.LightningDataModule, ABC):
         num_workers: int = 0,
         miniature: Miniature | None = None,
         seed: int = 0,
-        train_examples: int | None = None,
+        train_examples: int | float | None = None,
+        missing: Policy = "refuse",
+        cache: Mode = "none",
+        cache_gb: float = 16.0,
+        cache_dir: str | Path | None = None,
     ) -> None:
         super().__init__()
+        check_policy(missing)
         if strangers := sorted(inputs.keys() - set(self.modalities)):
             raise ConfigError(
                 f"{type(self).__name__} has {', '.join(self.modalities)}; the backbone also wants "
@@ -100,11 +115,18 @@ class DataModule(L.LightningDataModule, ABC):
         if num_workers < 0:
             raise ConfigError(f"data.num_workers={num_workers}: expected 0 or more")
         self.root, self.inputs, self.miniature = Path(root), inputs, miniature
-        if train_examples is not None and train_examples < 1:
-            raise ConfigError(f"data.train_examples={train_examples}: expected 1 or more, or null for all")
+        if train_examples is not None and (train_examples <= 0 or (train_examples > 1 and train_examples % 1)):
+            raise ConfigError(
+                f"data.train_examples={train_examples}: expected a number of examples, a share below 1, or null for all"
+            )
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
-        self.train_examples = train_examples
+        self.train_examples, self.policy = train_examples, missing
+        self.keep = Keep(cache, cache_gb, self.root / "decoded" if cache_dir is None else Path(cache_dir))
+        self.keep.check()
         self._examples: dict[str, Examples] = {}
+        self._gaps: dict[str, Accepted[Any]] = {}
+        self._identities: dict[str, dict[str, Any]] = {}
+        self._text: Text | None = None
 
     # ---- what a dataset adds
 
@@ -123,6 +145,18 @@ class DataModule(L.LightningDataModule, ABC):
     def annotations(self, split: str) -> list[Path]:
         """The files whose bytes identify the split in the manifest."""
         return []
+
+    def published(self) -> dict[str, int]:
+        """Number of annotated examples of the published splits; "train+val" where both are cut out of one."""
+        return {}
+
+    def needs(self, path: Path) -> bool:
+        """Whether a media file that is not there is missing; some clips have no sound."""
+        return True
+
+    def annotated(self, split: str) -> int:
+        """Annotated examples of a split, those without files included, in the unit that ``published`` counts."""
+        return len(self.examples(split)) + self.gaps(split).dropped
 
     def submission(self, split: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         """File name -> text of a test split's predictions as the official evaluator or server reads them.
@@ -149,18 +183,60 @@ class DataModule(L.LightningDataModule, ABC):
         return json.loads(path.read_text()).get(split, {}) if path.is_file() else {}
 
     def examples(self, split: str) -> Examples:
-        """The examples of a split, read at first use."""
+        """The examples of a split, read at first use.
+
+        Raises:
+            ConfigError: there is no such split.
+        """
         if split not in self._examples:
+            names = dict.fromkeys(known.name for known in self.splits)
+            if split not in names:
+                raise ConfigError(f"{type(self).__name__} has no split {split!r}: expected one of {', '.join(names)}")
             self._examples[split] = self.load(split)
         return self._examples[split]
 
-    def prepare_data(self) -> None:
-        """Write the miniature if it is the one asked for; then read all annotations, so that faults show early."""
+    def accept(
+        self, split: str, examples: Sequence[T], lacks: Callable[[T], Path | None], *, target: bool = False
+    ) -> list[T]:
+        """The examples to use under ``data.missing``, see ``accept`` in ``missing``; what lacks is counted."""
+        found = accept(examples, lacks, policy=self.policy, split=split, target=target)
+        earlier = self.gaps(split)
+        self._gaps[split] = Accepted([], earlier.dropped + found.dropped, earlier.zeroed + found.zeroed)
+        return found.kept
+
+    def gaps(self, split: str) -> Accepted[Any]:
+        """How many annotated examples of a split were left out, or have zeros in place of their files."""
+        return self._gaps.get(split, Accepted([]))
+
+    @property
+    def wanted(self) -> dict[str, bool]:
+        """Which of picture and sound the backbone wants."""
+        return {modality: modality in self.inputs for modality in ("vision", "audio")}
+
+    @property
+    def fills(self) -> bool:
+        """Whether zeros stand in for files that are not there."""
+        return self.policy == "zero"
+
+    def text(self) -> Text | None:
+        """The tokenizer, made once; None where the backbone reads no text."""
+        if self._text is None:
+            self._text = build(Text, self.inputs, "text")
+        return self._text
+
+    def write_miniature(self) -> None:
+        """Write the miniature if it is the one asked for."""
         if self.miniature is not None and self.root.resolve() == Path(self.miniature.root).resolve():
             self.miniature.write()
+
+    def prepare_data(self) -> None:
+        """Write the miniature if it is the one asked for; then read all annotations, so that faults show early."""
+        self.write_miniature()
         self.check()
-        for split in self.splits:
-            self.examples(split.name)
+        for split in dict.fromkeys(split.name for split in self.splits):
+            media = self.examples(split).media
+            if media is not None:
+                media.check()
 
     def setup(self, stage: str) -> None:
         """Check again: on another node the files may lack."""
@@ -196,17 +272,25 @@ class DataModule(L.LightningDataModule, ABC):
         return [self._loader(name, training=False) for name in self.test_splits]
 
     def manifest(self) -> dict[str, Any]:
-        """Root; by split: number of examples, number left out, hash over ids, targets and annotation files."""
-        names = dict.fromkeys(split.name for split in self.splits)
-        return {"root": str(self.root), "splits": {name: self._fingerprint(name) for name in names}}
+        """Root and policy; by split: roles, examples, those left out or with zeros for files, and a hash.
 
-    def _fingerprint(self, split: str) -> dict[str, Any]:
-        examples = self.examples(split)
-        rows = examples.rows()
-        digest = hashlib.sha256(json.dumps(rows).encode())
-        for path in self.annotations(split):
-            digest.update(path.read_bytes())
-        return {"count": len(rows), "dropped": examples.dropped, "sha256": digest.hexdigest()}
+        The hash is over ids, targets and annotation files.
+        """
+        roles: dict[str, list[str]] = {}
+        for split in self.splits:
+            roles.setdefault(split.name, []).append(split.role)
+        splits = {name: {"roles": own, **self._identity(name)} for name, own in roles.items()}
+        return {"root": str(self.root), "missing": self.policy, "splits": splits}
+
+    def _identity(self, split: str) -> dict[str, Any]:
+        if split not in self._identities:
+            rows, gaps = self.examples(split).rows(), self.gaps(split)
+            digest = hashlib.sha256(json.dumps(rows).encode())
+            for path in self.annotations(split):
+                digest.update(path.read_bytes())
+            facts = {"count": len(rows), "dropped": gaps.dropped, "zeroed": gaps.zeroed}
+            self._identities[split] = facts | {"sha256": digest.hexdigest()}
+        return self._identities[split]
 
     def _names(self, role: str) -> tuple[str, ...]:
         return tuple(split.name for split in self.splits if split.role == role)
@@ -244,6 +328,7 @@ def build(kind: Callable[..., T], inputs: Mapping[str, Mapping[str, Any]], modal
     if modality not in inputs:
         return None
     try:
-        return kind(**inputs[modality])
+        # How many segments a backbone takes is for those who cut clips (data.frames), not for the reader of one.
+        return kind(**{key: value for key, value in inputs[modality].items() if key != "segments"})
     except TypeError as fault:
         raise ConfigError(f"backbone.inputs.{modality}: {str(fault).partition(' ')[2]}") from fault

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.base import Split
-from datamodules.music_avqa_media import Clips
+from datamodules.media.clips import Clips
 from datamodules.video_text import VideoQA, VideoRetrieval, held_out
 from datamodules.video_text_annotations import (
     Captions,
@@ -56,6 +56,10 @@ Get it: questions from github.com/xudejing/video-question-answering; docs/data_v
         """See ``clips``."""
         return clips(self.root, extracted=extracted, fps=fps)
 
+    def published(self) -> dict[str, int]:
+        """Questions; how many VALOR's list trains on is not known here."""
+        return {"test": 72821} if self.valor else {"train": 158581, "val": 12278, "test": 72821}
+
     def files(self) -> list[Path]:
         """JSON files of the layout."""
         if self.valor:
@@ -100,6 +104,10 @@ Get it: github.com/ArrowLuo/CLIP4Clip links csv and json; docs/data_video_text.m
     def footage_of(self, *, extracted: bool, fps: float) -> Clips:
         """See ``clips``."""
         return clips(self.root, extracted=extracted, fps=fps)
+
+    def published(self) -> dict[str, int]:
+        """Clips."""
+        return {"train+val": 9000, "test": 1000}
 
     def files(self) -> list[Path]:
         """JSON and csv files of the layout."""

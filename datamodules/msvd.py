@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules.base import Split
-from datamodules.music_avqa_media import Clips
+from datamodules.media.clips import Clips
 from datamodules.video_text import VideoQA, VideoRetrieval, held_out
 from datamodules.video_text_annotations import (
     Captions,
@@ -72,6 +72,10 @@ Get it: questions from github.com/xudejing/video-question-answering; docs/data_v
         """See ``clips``."""
         return clips(self.root, extracted=extracted, fps=fps)
 
+    def published(self) -> dict[str, int]:
+        """Questions; how many VALOR's list trains on is not known here."""
+        return {"test": 13157} if self.valor else {"train": 30933, "val": 6415, "test": 13157}
+
     def files(self) -> list[Path]:
         """Annotation files of the layout."""
         if self.valor:
@@ -105,6 +109,10 @@ Get it: github.com/ArrowLuo/CLIP4Clip links sentences and lists; docs/data_video
     def footage_of(self, *, extracted: bool, fps: float) -> Clips:
         """See ``clips``."""
         return clips(self.root, extracted=extracted, fps=fps)
+
+    def published(self) -> dict[str, int]:
+        """Clips; how many VALOR's list trains on is not known here."""
+        return {"test": 670} if self.valor else {"train": 1200, "val": 100, "test": 670}
 
     def files(self) -> list[Path]:
         """Annotation files of the layout."""

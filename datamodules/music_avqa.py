@@ -1,63 +1,40 @@
 """MUSIC-AVQA: questions about what is seen and heard in clips of music, one of 42 answers."""
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from datamodules.answers import check_size
-from datamodules.base import DataModule, Examples, Split, build
-from datamodules.media.cache import Field, RowCache
+from datamodules.base import Examples, Split, build
+from datamodules.clip_data import ClipData, Media
+from datamodules.footage import Footage, Grid
+from datamodules.media.clips import Clips
 from datamodules.media.image import Pixels
 from datamodules.media.logmel import LogMel
 from datamodules.media.text import Text
-from datamodules.missing import Policy, accept, check_policy
 from datamodules.music_avqa_annotations import KINDS, Question, answers_of, read_questions
-from datamodules.music_avqa_media import Clips
 from datamodules.sentences import Sentences
 from hmmoe.errors import ConfigError, DataBroken
 
 
 class MusicAVQAExamples(Examples):
-    """Questions of one split with their clip; a clip that several questions share is kept once.
+    """Questions of one split with their clip; a clip that several questions share is decoded once.
 
     Args:
         questions: rows of the split.
         labels: index of every answer.
-        clips: where pictures and sounds are.
-        starts: seconds at which the segments begin.
-        pixels, logmel, text: readers of the modalities; None leaves one out.
-        keep, limit_gb: of the cache, see ``RowCache``; the limit holds for frames and sound together.
-        name: of the split.
+        footage: the clips.
+        text: tokenizer; None leaves the words out.
     """
 
     def __init__(
-        self,
-        questions: Sequence[Question],
-        labels: Mapping[str, int],
-        clips: Clips,
-        starts: Sequence[float],
-        *,
-        pixels: Pixels | None,
-        logmel: LogMel | None,
-        text: Text | None,
-        keep: Literal["memory", "none"],
-        limit_gb: float,
-        name: str,
+        self, questions: Sequence[Question], labels: Mapping[str, int], footage: Footage, text: Text | None
     ) -> None:
-        self.questions, self.labels, self.clips, self.starts = questions, labels, clips, starts
-        self.pixels, self.logmel = pixels, logmel
-        videos = dict.fromkeys(question.video for question in questions)
-        self._row = {video: row for row, video in enumerate(videos)}
-        count = len(starts)
-        fields = [Field((count, *pixels.shape), torch.uint8), Field((count,), torch.bool)] if pixels else []
-        if logmel:
-            fields += [Field((count, *logmel.shape), torch.float32), Field((count,), torch.bool)]
-        self.cache = RowCache(len(videos), fields, keep=keep, limit_gb=limit_gb, name=f"frames and sound of {name}")
+        self.questions, self.labels, self.footage, self.media = questions, labels, footage, footage.cache
         self.sentences = Sentences(text, (question.text for question in questions))
 
     def __len__(self) -> int:
@@ -70,28 +47,11 @@ class MusicAVQAExamples(Examples):
     def sample(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
         """id, kind, label, vision (T, 3, H, W), audio (T, 1, mels, frames), keep {modality: (T,)}, text."""
         question = self.questions[index]
-        sample: dict[str, Any] = {"id": question.name, "kind": question.kind, "label": self.labels[question.answer]}
-        sample |= self.sentences.get(question.text)
-        media = list(self.cache.get(self._row[question.video], lambda: self._decode(question.video)))
-        keep = {}
-        if self.pixels is not None:
-            pictures, keep["vision"] = media.pop(0), media.pop(0)
-            sample["vision"] = self.pixels.normalise(pictures) * keep["vision"].view(-1, 1, 1, 1)
-        if self.logmel is not None:
-            sample["audio"], keep["audio"] = media
-        return sample | ({"keep": keep} if keep else {})
-
-    def _decode(self, video: str) -> tuple[Tensor, ...]:
-        media: tuple[Tensor, ...] = ()
-        if self.pixels is not None:
-            # Half a second into the segment: the frame that extraction at one frame per second takes.
-            media += self.clips.pictures(video, [start + 0.5 for start in self.starts], self.pixels)
-        if self.logmel is not None:
-            media += self.clips.spectra(video, self.starts, self.logmel)
-        return media
+        sample = {"id": question.name, "kind": question.kind, "label": self.labels[question.answer]}
+        return sample | self.sentences.get(question.text) | self.footage.get(question.video, rng)
 
 
-class MusicAVQA(DataModule):
+class MusicAVQA(ClipData):
     """MUSIC-AVQA in its published layout (see ``DataModule`` for what is not listed here).
 
     Args:
@@ -103,9 +63,6 @@ class MusicAVQA(DataModule):
         every: seconds from one to the next; the authors' ten of sixty seconds.
         answers: how many there are: the size of the head.
         parts: name -> kinds of questions (modality/type) that a part of the score averages over (``task.parts``).
-        missing: what to do about questions whose clip is not there: "refuse", or "drop" them (counted in the manifest).
-        cache: keep decoded frames and log-mel pictures in "memory", or "none".
-        cache_gb: limit of that, for each split and process.
     """
 
     splits = (Split("train", "train"), Split("val", "validation"), Split("test", "test"))
@@ -120,43 +77,29 @@ Get it: data/json of github.com/GeWu-Lab/MUSIC-AVQA (MIT); the README there link
         root: str | Path,
         *,
         variant: Literal["json", "json_update"] = "json",
-        media: Literal["video", "extracted"] = "video",
+        media: Media = "video",
         fps: float = 1.0,
         segments: int = 10,
         every: float = 6.0,
         answers: int = 42,
         parts: Mapping[str, Sequence[str]] | None = None,
-        missing: Policy = "refuse",
-        cache: Literal["memory", "none"] = "none",
-        cache_gb: float = 16.0,
         **common: Any,
     ) -> None:
-        super().__init__(root, **common)
-        check_policy(missing)
-        if variant not in ("json", "json_update") or media not in ("video", "extracted"):
-            raise ConfigError(
-                f"data.variant={variant}, data.media={media}: expected json or json_update, video or extracted"
-            )
-        if segments < 1 or every <= 0 or fps <= 0:
-            raise ConfigError(f"data.segments={segments}, data.every={every}, data.fps={fps}: expected more than zero")
+        super().__init__(root, media=media, fps=fps, **common)
+        if variant not in ("json", "json_update"):
+            raise ConfigError(f"data.variant={variant}: expected json or json_update")
+        if segments < 1 or every <= 0:
+            raise ConfigError(f"data.segments={segments}, data.every={every}: expected more than zero")
         self.parts = {name: tuple(kinds) for name, kinds in (parts or {}).items()}
         if strangers := sorted({kind for kinds in self.parts.values() for kind in kinds} - set(KINDS)):
             raise ConfigError(f"data.parts names {', '.join(strangers)}; the kinds are {', '.join(KINDS)}")
-        self.variant, self.policy, self.size = variant, missing, answers
-        self.starts = tuple(segment * every for segment in range(segments))
-        self.clips = Clips(self.root, extracted=media == "extracted", fps=fps)
-        self.cache, self.cache_gb = cache, cache_gb
+        self.variant, self.size = variant, answers
+        self.grid = Grid(tuple(segment * every for segment in range(segments)))
         self._read: dict[str, list[Question]] = {}
-        self._text: Text | None = None
 
-    @property
-    def _wanted(self) -> dict[str, bool]:
-        return {modality: modality in self.inputs for modality in ("vision", "audio")}
-
-    def absent(self) -> list[Path]:
-        """JSON files and media folders."""
-        wanted = [*(path for split in self.splits for path in self.annotations(split.name))]
-        return [path for path in (*wanted, *self.clips.folders(**self._wanted)) if not path.exists()]
+    def footage_of(self, *, extracted: bool, fps: float) -> Clips:
+        """Of the authors and of LAVISH."""
+        return Clips(self.root, extracted=extracted, fps=fps)
 
     def annotations(self, split: str) -> list[Path]:
         """The split's file, and train's, which numbers the answers."""
@@ -176,23 +119,41 @@ Get it: data/json of github.com/GeWu-Lab/MUSIC-AVQA (MIT); the README there link
                     f"{path}, row {row}: anser {question.answer!r} is none of the {len(labels)} answers of train: "
                     "fetch the files of one release (data.variant)"
                 )
-        kept = accept(questions, self._lacks, policy=self.policy, split=split)
-        if self._text is None:
-            self._text = build(Text, self.inputs, "text")
-        examples = MusicAVQAExamples(
-            kept,
-            labels,
+        kept = self.accept(split, questions, lambda question: self.lacking(question.video))
+        footage = Footage(
+            (question.video for question in kept),
             self.clips,
-            self.starts,
+            self.grid,
             pixels=build(Pixels, self.inputs, "vision"),
             logmel=build(LogMel, self.inputs, "audio"),
-            text=self._text,
-            keep=self.cache,
-            limit_gb=self.cache_gb,
+            keep=self.keep,
+            fills=self.fills,
             name=split,
         )
-        examples.dropped = len(questions) - len(kept)
-        return examples
+        return MusicAVQAExamples(kept, labels, footage, self.text())
+
+    def published(self) -> dict[str, int]:
+        """Questions; the size of the cleaned train file is not known here."""
+        if self.variant == "json":
+            return {"train": 32087, "val": 4595, "test": 9185}
+        return {"val": 4568, "test": 9129}
+
+    def submission(self, split: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+        """The split's file with the predicted answers: there is no server, and the official script scores as it runs.
+
+        A question that stands there twice has one row for each, as in the file.
+        """
+        answers = list(self.labels())
+        asked = {question.name: question for question in self.examples(split).questions}
+        content = [
+            {
+                "video_id": asked[row["id"]].video,
+                "question_id": int(row["id"].partition("#")[0]),
+                "anser": answers[row["prediction"]],
+            }
+            for row in rows
+        ]
+        return {f"{split}_submission.json": json.dumps(content)}
 
     def labels(self) -> dict[str, int]:
         """Answer -> index, in the order of first appearance in train."""
@@ -229,7 +190,3 @@ Get it: data/json of github.com/GeWu-Lab/MUSIC-AVQA (MIT); the README there link
         if split not in self._read:
             self._read[split] = read_questions(self.annotations(split)[0])
         return self._read[split]
-
-    def _lacks(self, question: Question) -> Path | None:
-        files = self.clips.files(question.video, **self._wanted)
-        return next((path for path in files if not path.exists()), None)

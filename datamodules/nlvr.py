@@ -1,6 +1,6 @@
 """NLVR v1: is the sentence true of the three boxes? Official folder layout, validation held out by directory."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -10,10 +10,12 @@ from torch import Tensor
 
 from datamodules.base import DataModule, Examples, Split, build
 from datamodules.directories import held_out
-from datamodules.media.cache import Field, RowCache
+from datamodules.judged import Judged, majority_lines
+from datamodules.media.cache import Cache, Field, Keep
 from datamodules.media.image import Pixels
 from datamodules.media.text import Text
 from datamodules.nlvr_corpus import ORDERS, Example, find_pictures, read_boxes, read_examples
+from datamodules.sentences import Sentences
 from hmmoe.errors import ConfigError, DataBroken
 
 FILES = ("train", "dev", "test", "hidden")
@@ -28,60 +30,87 @@ class Picture(NamedTuple):
     order: tuple[int, ...]
 
 
-class NLVRExamples(Examples):
-    """Pictures of one split with their sentences, decoded once.
+class Boxes:
+    """Decodes the three boxes of a picture, in an order: (3, 3, S, S) uint8, and whether it is there.
 
     Args:
-        pictures: in evaluation all counted permutations, in training permutation 0 of each example.
+        pictures: by id.
+        pixels: reader.
+        fills: zeros stand in for a file that is not there.
+    """
+
+    def __init__(self, pictures: Mapping[str, Picture], pixels: Pixels, *, fills: bool) -> None:
+        self.pictures, self.pixels, self.fills = pictures, pixels, fills
+        self.fields = [Field((3, *pixels.shape), torch.uint8), Field((), torch.bool)]
+
+    def recipe(self) -> dict[str, Any]:
+        """See ``Decoder``. An order that is rebuilt and one that is read differ by a shade, and by their source."""
+        return {"reader": "nlvr boxes", "vision": self.pixels.recipe()}
+
+    def sources(self, key: str) -> list[Path]:
+        """The file."""
+        return [self.pictures[key].path]
+
+    def decode(self, key: str) -> tuple[Tensor, ...]:
+        """Pixels and True; zeros and False where ``fills`` and there is no file."""
+        picture = self.pictures[key]
+        if self.fills and not picture.path.exists():
+            return torch.zeros(self.fields[0].shape, dtype=torch.uint8), torch.tensor(False)
+        return self.pixels.resize(read_boxes(picture.path)[list(picture.order)]), torch.tensor(True)
+
+
+class NLVRExamples(Examples):
+    """Pictures of one split with their sentences.
+
+    Args:
+        pictures: by id; in evaluation all counted permutations, in training permutation 0 of each example.
         source: name of the JSON file, the first part of every id.
-        pixels, text: readers of the modalities; None leaves one out.
-        cache: kept resized boxes, (3, 3, S, S) uint8 a row.
+        boxes: decoder of the pictures; None leaves them out.
+        text: tokenizer; None leaves the words out.
+        keep: of what is decoded, see ``Cache``.
         permute, flip: augmentation in training.
+        name: of the split.
     """
 
     def __init__(
         self,
-        pictures: Sequence[Picture],
+        pictures: Mapping[str, Picture],
         source: str,
-        pixels: Pixels | None,
+        boxes: Boxes | None,
         text: Text | None,
+        keep: Keep,
         *,
-        cache: RowCache | None,
         permute: bool,
         flip: bool,
+        name: str,
     ) -> None:
-        self.pictures, self.source, self.pixels, self.cache = pictures, source, pixels, cache
+        self.names, self.pictures, self.source, self.boxes = list(pictures), list(pictures.values()), source, boxes
         self.permute, self.flip = permute, flip
-        sentences = list(dict.fromkeys(picture.example.sentence for picture in pictures))
-        self._sentence = {sentence: row for row, sentence in enumerate(sentences)}
-        self._ids, self._keep = text.encode(sentences) if text and sentences else (None, None)
+        if boxes is not None:
+            self.media = Cache(pictures, boxes, keep, name=f"boxes of {name}")
+        self.sentences = Sentences(text, (picture.example.sentence for picture in self.pictures))
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def rows(self) -> list[tuple[str, int]]:
         """Id and label."""
-        return [(self._id(picture), picture.example.label) for picture in self.pictures]
+        return [(name, p.example.label) for name, p in zip(self.names, self.pictures, strict=True)]
 
     def sample(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
-        """id, group, label (1 = true), vision (3, 3, S, S), text {ids (L,), keep (L,)}."""
-        picture = self.pictures[index]
-        example = picture.example
-        sample = {"id": self._id(picture), "group": f"{self.source}-{example.group}", "label": example.label}
-        if self.pixels is not None:
-            sample["vision"] = self.pixels.normalise(self._augment(self._boxes(index), rng))
-        if self._ids is not None:
-            row = self._sentence[example.sentence]
-            sample["text"] = {"ids": self._ids[row], "keep": self._keep[row]}
-        return sample
+        """id, group, label (1 = true), vision (3, 3, S, S), text {ids (L,), keep (L,)}.
 
-    def _id(self, picture: Picture) -> str:
-        return f"{self.source}-{picture.example.identifier}-{picture.permutation}"
-
-    def _boxes(self, index: int) -> Tensor:
-        picture = self.pictures[index]
-        (boxes,) = self.cache.get(index, lambda: (self.pixels.resize(read_boxes(picture.path)[list(picture.order)]),))
-        return boxes
+        Under data.missing=zero also keep {"vision": (3,)}.
+        """
+        name, example = self.names[index], self.pictures[index].example
+        sample: dict[str, Any] = {"id": name, "group": f"{self.source}-{example.group}", "label": example.label}
+        if self.boxes is not None:
+            boxes, there = self.media.get(name)
+            sample["vision"] = self.boxes.pixels.normalise(self._augment(boxes, rng))
+            if self.boxes.fills:
+                sample["vision"] = sample["vision"] * there
+                sample["keep"] = {"vision": there.expand(3).clone()}
+        return sample | self.sentences.get(example.sentence)
 
     def _augment(self, boxes: Tensor, rng: np.random.Generator | None) -> Tensor:
         if rng is None:
@@ -103,8 +132,6 @@ class NLVR(DataModule):
             or auto: the six where all pictures are on disk, else the first.
         permute_boxes: train on a random order of the boxes.
         flip: also mirror pictures in training; sentences may say left and right, so off by default.
-        cache: keep resized boxes in "memory" or "none".
-        cache_gb: limit of that, for each split and process.
     """
 
     splits = (
@@ -116,6 +143,7 @@ class NLVR(DataModule):
         Split("hidden", "test"),
     )
     modalities = ("vision", "text")
+    fixed_segments = (("vision", 3),)
     layout = """
 Expected: <root>/<split>/<split>.json and <root>/<split>/images/<directory>/<split>-<n>-<m>-<k>.png
 for the splits train, dev, test and hidden; k = 0, or all of 0 to 5.
@@ -130,8 +158,6 @@ Get it: the folder nlvr/ of a clone of github.com/lil-lab/nlvr (92,244 pictures,
         permutations: Literal[1, 6, "auto"] = "auto",
         permute_boxes: bool = True,
         flip: bool = False,
-        cache: Literal["memory", "none"] = "memory",
-        cache_gb: float = 8.0,
         **common: Any,
     ) -> None:
         super().__init__(root, **common)
@@ -139,9 +165,8 @@ Get it: the folder nlvr/ of a clone of github.com/lil-lab/nlvr (92,244 pictures,
             raise ConfigError(f"data.permutations={permutations}: expected 1, 6 or auto")
         self.val_directories, self.train_directories = val_directories, train_directories
         self.permutations = permutations
-        self.permute_boxes, self.flip, self.cache, self.cache_gb = permute_boxes, flip, cache, cache_gb
+        self.permute_boxes, self.flip = permute_boxes, flip
         self._files: dict[str, tuple[list[Example], dict[str, Path]]] = {}
-        self._readers: tuple[Pixels | None, Text | None] | None = None
 
     def absent(self) -> list[Path]:
         """JSON files and picture folders of the four splits."""
@@ -155,40 +180,64 @@ Get it: the folder nlvr/ of a clone of github.com/lil-lab/nlvr (92,244 pictures,
 
     def load(self, split: str) -> NLVRExamples:
         """Read one split; ``train`` and ``val`` share a file and never a directory."""
-        name = _file(split)
-        examples, on_disk = self._read(name)
-        if name == "train":
-            train, val = self._divide(examples)
-            examples = train if split == "train" else val
-        if self._readers is None:
-            self._readers = (build(Pixels, self.inputs, "vision"), build(Text, self.inputs, "text"))
-        pixels, text = self._readers
+        name, examples = _file(split), self._chosen(split)
+        on_disk = self._read(name)[1]
         counted = 1 if split == "train" else self._counted(name, examples, on_disk)
-        pictures = [_picture(e, k, name, on_disk) for e in examples for k in range(counted)]
-        cache = pixels and RowCache(
-            len(pictures),
-            [Field((3, *pixels.shape), torch.uint8)],
-            keep=self.cache,
-            limit_gb=self.cache_gb,
-            name=f"boxes of {split}",
+        whole = [(_id(name, e, k), self._picture(e, k, name, on_disk)) for e in examples for k in range(counted)]
+        here = set(on_disk.values())
+        pictures = dict(self.accept(split, whole, lambda pair: None if pair[1].path in here else pair[1].path))
+        pixels = build(Pixels, self.inputs, "vision")
+        boxes = pixels and Boxes(pictures, pixels, fills=self.fills)
+        return NLVRExamples(
+            pictures,
+            name,
+            boxes,
+            self.text(),
+            self.keep,
+            permute=self.permute_boxes,
+            flip=self.flip,
+            name=split,
         )
-        return NLVRExamples(pictures, name, pixels, text, cache=cache, permute=self.permute_boxes, flip=self.flip)
+
+    def published(self) -> dict[str, int]:
+        """Examples; each has six pictures, or one."""
+        return {"train+val": 12408, "dev": 989, "test": 990, "hidden": 985}
+
+    def annotated(self, split: str) -> int:
+        """Examples, however many of their permutations are counted."""
+        return len(self._chosen(split))
 
     def references(self) -> dict[str, dict[str, float]]:
-        """What always answering with train's more frequent label scores."""
-        share = np.mean([label for _, label in self.examples("train").rows()])
-        answer = int(share >= 0.5)
-        lines = {}
-        for split in dict.fromkeys(self.val_splits + self.test_splits):
-            right: dict[str, bool] = {}
-            pictures = self.examples(split).pictures
-            for example in (picture.example for picture in pictures):
-                right[example.group] = right.get(example.group, True) and example.label == answer
-            lines[split] = {
-                "majority": float(np.mean([picture.example.label == answer for picture in pictures])),
-                "majority_consistency": float(np.mean(list(right.values()))),
-            }
-        return lines
+        """What always answering with train's more frequent label scores; a miniature's single modalities."""
+        train = self._judged("train")
+        names = dict.fromkeys(self.val_splits + self.test_splits)
+        return {name: majority_lines(train, self._judged(name)) | self.ceilings(name) for name in names}
+
+    def submission(self, split: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+        """What the official ``nlvr/metrics_images.py`` reads: <split>-<n>-<m>-<k>.png,true or false.
+
+        It wants all six box orders: data.permutations=6 where only the first is on disk.
+        """
+        lines = [f"{row['id']}.png,{str(bool(row['prediction'])).lower()}\n" for row in rows]
+        return {f"{split}_submission.csv": "".join(lines)}
+
+    def _judged(self, split: str) -> list[Judged]:
+        return [Judged(picture.example.group, picture.example.label) for picture in self.examples(split).pictures]
+
+    def _chosen(self, split: str) -> list[Example]:
+        examples = self._read(_file(split))[0]
+        if _file(split) != "train":
+            return examples
+        train, val = self._divide(examples)
+        return train if split == "train" else val
+
+    def _picture(self, example: Example, k: int, name: str, on_disk: dict[str, Path]) -> Picture:
+        """Of the file of that order, or of the first one, or of where that should lie."""
+        if (path := on_disk.get(_id(name, example, k))) is not None:
+            return Picture(example, k, path, ORDERS[0])
+        first = _id(name, example, 0)
+        lost = self.root / name / "images" / example.directory / f"{first}.png"
+        return Picture(example, k, on_disk.get(first, lost), ORDERS[k])
 
     def _read(self, name: str) -> tuple[list[Example], dict[str, Path]]:
         if name not in self._files:
@@ -217,10 +266,11 @@ Get it: the folder nlvr/ of a clone of github.com/lil-lab/nlvr (92,244 pictures,
     def _counted(self, name: str, examples: list[Example], on_disk: dict[str, Path]) -> int:
         if self.permutations != "auto":
             return self.permutations
-        extra = sum(f"{name}-{e.identifier}-{k}" in on_disk for e in examples for k in range(1, 6))
-        if extra not in (0, 5 * len(examples)):
+        whole = [e for e in examples if _id(name, e, 0) in on_disk]
+        extra = sum(_id(name, e, k) in on_disk for e in whole for k in range(1, 6))
+        if extra not in (0, 5 * len(whole)):
             raise DataBroken(
-                f"{name} has {extra} of {5 * len(examples)} permuted pictures, the official score needs all: complete "
+                f"{name} has {extra} of {5 * len(whole)} permuted pictures, the official score needs all: complete "
                 "them, or set data.permutations=1 (the first order only) or 6 (rebuild those that lack)"
             )
         return 6 if extra else 1
@@ -230,8 +280,5 @@ def _file(split: str) -> str:
     return "train" if split == "val" else split
 
 
-def _picture(example: Example, k: int, name: str, on_disk: dict[str, Path]) -> Picture:
-    path = on_disk.get(f"{name}-{example.identifier}-{k}")
-    if path is not None:
-        return Picture(example, k, path, ORDERS[0])
-    return Picture(example, k, on_disk[f"{name}-{example.identifier}-0"], ORDERS[k])
+def _id(name: str, example: Example, permutation: int) -> str:
+    return f"{name}-{example.identifier}-{permutation}"

@@ -2,24 +2,32 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from datamodules.base import DataModule, Examples, Split, build
 from datamodules.directories import held_out
-from datamodules.media.cache import Field, RowCache
-from datamodules.media.image import Pixels, read_rgb
+from datamodules.judged import Judged, majority_lines
+from datamodules.media.cache import Cache, Keep
+from datamodules.media.image import Pixels
+from datamodules.media.pictures import Pictures
 from datamodules.media.text import Text
-from datamodules.missing import Policy, accept, check_policy
 from datamodules.nlvr2_corpus import Example, read_examples
 from datamodules.sentences import Sentences
 from hmmoe.errors import ConfigError, DataBroken
 
 WHOLE = ("dev", "test1", "test2")
 TESTS = (*WHOLE, *(f"{part}_{name}" for name in WHOLE for part in ("balanced", "unbalanced")))
+PUBLISHED = {
+    "train": 86373,
+    **dict(zip(WHOLE, (6982, 6967, 6970), strict=True)),
+    "balanced_dev": 2300,
+    "unbalanced_dev": 3562,
+    "balanced_test1": 2316,
+    "unbalanced_test1": 3536,
+}
+"""Sizes of the published files; those of the parts of test2 are not known here."""
 
 
 class NLVR2Examples(Examples):
@@ -27,26 +35,25 @@ class NLVR2Examples(Examples):
 
     Args:
         examples: each with the paths of its left and its right picture.
-        pixels, text: readers of the modalities; None leaves one out.
-        keep, limit_gb: of the cache, see ``RowCache``.
+        pictures: decoder of theirs; None leaves them out.
+        text: tokenizer; None leaves the words out.
+        keep: of what is decoded, see ``Cache``.
         name: of the split.
     """
 
     def __init__(
         self,
         examples: Sequence[tuple[Example, tuple[Path, Path]]],
-        pixels: Pixels | None,
+        pictures: Pictures | None,
         text: Text | None,
+        keep: Keep,
         *,
-        keep: Literal["memory", "none"],
-        limit_gb: float,
         name: str,
     ) -> None:
-        self.examples, self.pixels = examples, pixels
-        paths = dict.fromkeys(path for _, pair in examples for path in pair)
-        self._row = {path: row for row, path in enumerate(paths)}
-        fields = [Field(pixels.shape, torch.uint8)] if pixels else []
-        self.cache = RowCache(len(paths), fields, keep=keep, limit_gb=limit_gb, name=f"pictures of {name}")
+        self.examples, self.pictures = examples, pictures
+        if pictures is not None:
+            keys = (str(path.relative_to(pictures.root)) for _, pair in examples for path in pair)
+            self.media = Cache(keys, pictures, keep, name=f"pictures of {name}")
         self.sentences = Sentences(text, (example.sentence for example, _ in examples))
 
     def __len__(self) -> int:
@@ -59,17 +66,14 @@ class NLVR2Examples(Examples):
     def sample(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
         """id, group, label (1 = true), vision (2, 3, H, W) left then right, text {ids (L,), keep (L,)}.
 
-        Nothing is augmented: mirrored or swapped pictures would break sentences with left and right.
+        Under data.missing=zero also keep {"vision": (2,)}. Nothing is augmented: mirrored or swapped pictures would
+        break sentences with left and right.
         """
         example, pair = self.examples[index]
         sample = {"id": example.identifier, "group": example.group, "label": example.label}
-        if self.pixels is not None:
-            sample["vision"] = self.pixels.normalise(torch.stack([self._picture(path) for path in pair]))
+        if self.pictures is not None:
+            sample |= self.pictures.seen(self.media, pair)
         return sample | self.sentences.get(example.sentence)
-
-    def _picture(self, path: Path) -> Tensor:
-        (pixels,) = self.cache.get(self._row[path], lambda: (self.pixels.resize(read_rgb(path)[None])[0],))
-        return pixels
 
 
 class NLVR2(DataModule):
@@ -79,10 +83,7 @@ class NLVR2(DataModule):
         val_directories: train directories held out for ``val``: how many (spread evenly), or which. All pairs of a set
             lie in one directory.
         tests: what is reported, of dev, test1 (test-P), test2 (test-U), and their parts balanced_dev, ...
-        missing: what to do about examples without their two pictures: "refuse", or "drop" them (counted in the
-            manifest; about 5 % of the addresses are dead).
-        cache: keep resized pictures in "memory" or "none".
-        cache_gb: limit of that, for each split and process.
+        missing: as for every dataset; about 5 % of the published addresses are dead.
     """
 
     splits = (
@@ -93,6 +94,7 @@ class NLVR2(DataModule):
         Split("test1", "test"),
     )
     modalities = ("vision", "text")
+    fixed_segments = (("vision", 2),)
     layout = """
 Expected: <root>/data/{train,dev,test1}.json (JSON lines; also test2.json, balanced/ and unbalanced/ where data.tests
 names them), <root>/images/train/<directory>/train-<set>-<pair>-img{0,1}.png, <root>/{dev,test1,test2}/ (or below
@@ -105,19 +107,14 @@ Get it: data/ from the folder nlvr2/ of github.com/lil-lab/nlvr (CC BY 4.0); pic
         *,
         val_directories: int | Sequence[str | int] = 4,
         tests: Sequence[str] = ("dev", "test1"),
-        missing: Policy = "refuse",
-        cache: Literal["memory", "none"] = "none",
-        cache_gb: float = 16.0,
         **common: Any,
     ) -> None:
         super().__init__(root, **common)
-        check_policy(missing)
         if strangers := [name for name in tests if name not in TESTS] or not tests:
             raise ConfigError(f"data.tests={list(tests)}: expected some of {', '.join(TESTS)}, not {strangers}")
         self.splits = (*self.splits[:3], *(Split(name, "test") for name in dict.fromkeys(tests)))
-        self.val_directories, self.policy, self.cache, self.cache_gb = val_directories, missing, cache, cache_gb
+        self.val_directories = val_directories
         self._train: list[Example] | None = None
-        self._text: Text | None = None
 
     def absent(self) -> list[Path]:
         """JSON files and picture folders."""
@@ -142,45 +139,29 @@ Get it: data/ from the folder nlvr2/ of github.com/lil-lab/nlvr (CC BY 4.0); pic
         examples = self._divide(split) if split in ("train", "val") else read_examples(*self.annotations(split))
         whole = [(example, example.pictures(self.root)) for example in examples]
         here = {path for folder in {path.parent for _, pair in whole for path in pair} for path in folder.glob("*.png")}
-        kept = accept(
-            whole,
-            lambda example: next((path for path in example[1] if path not in here), None),
-            policy=self.policy,
-            split=split,
-        )
-        if self._text is None:
-            self._text = build(Text, self.inputs, "text")
-        made = NLVR2Examples(
-            kept,
-            build(Pixels, self.inputs, "vision"),
-            self._text,
-            keep=self.cache,
-            limit_gb=self.cache_gb,
-            name=split,
-        )
-        made.dropped = len(whole) - len(kept)
-        return made
+        kept = self.accept(split, whole, lambda example: next((path for path in example[1] if path not in here), None))
+        pixels = build(Pixels, self.inputs, "vision")
+        pictures = pixels and Pictures(self.root, pixels, fills=self.fills)
+        return NLVR2Examples(kept, pictures, self.text(), self.keep, name=split)
+
+    def published(self) -> dict[str, int]:
+        """Sentences with their pair."""
+        tests = {split: PUBLISHED[split] for split in self.test_splits if split in PUBLISHED}
+        return {"train+val": PUBLISHED["train"], "dev": PUBLISHED["dev"], **tests}
 
     def references(self) -> dict[str, dict[str, float]]:
         """What always answering with train's more frequent label scores; a miniature's single modalities."""
-        answer = int(np.mean([label for _, label in self.examples("train").rows()]) >= 0.5)
-        lines = {}
-        for split in dict.fromkeys(self.val_splits + self.test_splits):
-            right: dict[str, bool] = {}
-            examples = [example for example, _ in self.examples(split).examples]
-            for example in examples:
-                right[example.group] = right.get(example.group, True) and example.label == answer
-            lines[split] = {
-                "majority": float(np.mean([example.label == answer for example in examples])),
-                "majority_consistency": float(np.mean(list(right.values()))),
-                **self.ceilings(split),
-            }
-        return lines
+        train = self._judged("train")
+        names = dict.fromkeys(self.val_splits + self.test_splits)
+        return {name: majority_lines(train, self._judged(name)) | self.ceilings(name) for name in names}
 
     def submission(self, split: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         """What the official ``nlvr2/eval/metrics.py`` reads: identifier,True or identifier,False."""
         lines = [f"{row['id']},{bool(row['prediction'])}\n" for row in rows]
         return {f"{split}_submission.csv": "".join(lines)}
+
+    def _judged(self, split: str) -> list[Judged]:
+        return [Judged(example.group, example.label) for example, _ in self.examples(split).examples]
 
     def _divide(self, split: str) -> list[Example]:
         if self._train is None:

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from datamodules.lines import read_text
 from hmmoe.errors import DataBroken
 
 LABELS = {"true": 1, "false": 0}
@@ -44,7 +45,7 @@ def read_examples(path: Path) -> list[Example]:
     Raises:
         DataBroken: a line that is no valid example, or an identifier twice.
     """
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_text(path).splitlines()
     examples: dict[str, Example] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():

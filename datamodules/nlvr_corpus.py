@@ -7,6 +7,7 @@ Source: Suhr et al., "A Corpus of Natural Language for Visual Reasoning", ACL 20
 import json
 import os
 import re
+from collections import Counter
 from itertools import permutations
 from pathlib import Path
 from typing import NamedTuple
@@ -14,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
+from datamodules.lines import read_text
 from datamodules.media.image import read_rgb
-from hmmoe.errors import DataBroken, DataMissing
+from hmmoe.errors import DataBroken
 
 BOX_LEFT = (0, 150, 300)
 """Left edges of the three 100x100 boxes in a 400x100 picture."""
@@ -52,22 +54,13 @@ def read_examples(root: Path, split: str, pictures: dict[str, Path]) -> list[Exa
 
     Raises:
         DataBroken: a line that is no valid example, or an identifier twice.
-        DataMissing: an example without picture.
     """
     path = root / split / f"{split}.json"
-    lines = path.read_text().splitlines()
+    lines = read_text(path).splitlines()
     examples = [_parse(line, path, number, pictures) for number, line in enumerate(lines, start=1) if line.strip()]
-    seen: set[str] = set()
-    for example in examples:
-        if example.identifier in seen:
-            raise DataBroken(f"{path} has the identifier {example.identifier} twice: fetch the file again")
-        seen.add(example.identifier)
-    lacking = [e.identifier for e in examples if f"{split}-{e.identifier}-0" not in pictures]
-    if lacking:
-        raise DataMissing(
-            f"{len(lacking)} of {len(examples)} examples in {path} have no picture below {root / split / 'images'}, "
-            f"the first is {split}-{lacking[0]}-0.png: unpack the pictures again"
-        )
+    if twice := [name for name, count in Counter(e.identifier for e in examples).items() if count > 1]:
+        places = [str(n) for n, line in enumerate(lines, start=1) if f'"{twice[0]}"' in line]
+        raise DataBroken(f"{path}, lines {', '.join(places)}: identifier {twice[0]} twice: fetch the file again")
     return examples
 
 

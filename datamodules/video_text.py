@@ -1,5 +1,6 @@
 """What question answering and retrieval on clips share, whichever dataset: examples, splits, reference lines."""
 
+import json
 from abc import abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -11,13 +12,12 @@ import torch
 from torch.utils.data import default_collate
 
 from datamodules.answers import OUTSIDE, most_frequent
-from datamodules.base import DataModule, Examples, build
+from datamodules.base import Examples, build
+from datamodules.clip_data import ClipData, Media
 from datamodules.footage import Footage, Take
 from datamodules.media.image import Pixels
 from datamodules.media.logmel import LogMel
 from datamodules.media.text import Text
-from datamodules.missing import Policy, accept, check_policy
-from datamodules.music_avqa_media import Clips
 from datamodules.sampling import Draw
 from datamodules.sentences import Sentences
 from datamodules.video_text_annotations import FORMS, Captions, Question
@@ -38,21 +38,16 @@ def held_out(clips: Sequence[str], count: int) -> set[str]:
     return {clips[i * len(clips) // count] for i in range(count)}
 
 
-class VideoText(DataModule):
-    """Clips with sentences about them (see ``DataModule`` for what is not listed here).
+class VideoText(ClipData):
+    """Clips with sentences about them (see ``DataModule`` and ``ClipData`` for what is not listed here).
 
     Args:
         release: "original", the authors' files, "valor", those of VALOR, or "auto": valor where they are there.
-        media: "video" reads the published clips, "extracted" frames and sound that were taken of them.
-        fps: of extracted frames.
         frames, test_frames: of a clip, spread evenly, in training and elsewhere.
         slices: of sound, each as long as the backbone's log-mel picture.
         jitter, area, flip: of the training clips, see ``Take``.
         held_out: training clips to choose the model on, where the files name none for that.
-        missing: what to do about examples whose clip is not there: "refuse", or "drop" them (counted in the manifest).
-        cache: keep decoded frames and log-mel pictures in "memory", or "none"; training with jitter, area or flip
-            decodes every time.
-        cache_gb: limit of that, for each split and process.
+        cache: as for every dataset; training with jitter or area decodes every time.
     """
 
     def __init__(
@@ -60,7 +55,7 @@ class VideoText(DataModule):
         root: str | Path,
         *,
         release: Literal["auto", "original", "valor"] = "auto",
-        media: Literal["video", "extracted"] = "video",
+        media: Media = "video",
         fps: float = 4.0,
         frames: int = 4,
         test_frames: int = 8,
@@ -69,18 +64,11 @@ class VideoText(DataModule):
         area: Sequence[float] | None = None,
         flip: bool = False,
         held_out: int = 500,
-        missing: Policy = "refuse",
-        cache: Literal["memory", "none"] = "none",
-        cache_gb: float = 16.0,
         **common: Any,
     ) -> None:
-        super().__init__(root, **common)
-        check_policy(missing)
-        if release not in ("auto", "original", "valor") or media not in ("video", "extracted") or fps <= 0:
-            raise ConfigError(
-                f"data.release={release}, data.media={media}, data.fps={fps}: expected auto, original or valor; "
-                "video or extracted; more than zero"
-            )
+        super().__init__(root, media=media, fps=fps, **common)
+        if release not in ("auto", "original", "valor"):
+            raise ConfigError(f"data.release={release}: expected auto, original or valor")
         heard = slices if "audio" in self.inputs else 0
         span = None if area is None else (area[0], area[-1])
         self.training = Take(frames, heard, jitter=jitter, area=span, flip=flip)
@@ -90,18 +78,11 @@ class VideoText(DataModule):
         if "audio" in self.inputs and slices < 1:
             raise ConfigError(f"data.slices={slices}: the backbone listens, so expected 1 or more")
         self.valor = release == "valor" or (release == "auto" and self.valor_file().exists())
-        self.clips = self.footage_of(extracted=media == "extracted", fps=fps)
-        self.held, self.policy = held_out, missing
-        self.cache, self.cache_gb = cache, cache_gb
-        self._text: Text | None = None
+        self.held = held_out
 
     @abstractmethod
     def valor_file(self) -> Path:
         """A file that only VALOR's layout has."""
-
-    @abstractmethod
-    def footage_of(self, *, extracted: bool, fps: float) -> Clips:
-        """Where the clips are."""
 
     @abstractmethod
     def files(self) -> list[Path]:
@@ -109,13 +90,13 @@ class VideoText(DataModule):
 
     def absent(self) -> list[Path]:
         """Annotation files and media folders."""
-        return [path for path in (*self.files(), *self.clips.folders(**self._wanted)) if not path.exists()]
+        return [path for path in (*self.files(), *self.clips.folders(**self.wanted)) if not path.exists()]
 
     def annotations(self, split: str) -> list[Path]:
         """Every file may say something about every split."""
         return [path for path in self.files() if path.is_file()]
 
-    def media(self, split: str, clips: Sequence[str]) -> Footage:
+    def footage(self, split: str, clips: Sequence[str]) -> Footage:
         """The readers of one split."""
         take = self.training if split in self._names("train") else self.testing
         return Footage(
@@ -124,24 +105,10 @@ class VideoText(DataModule):
             take,
             pixels=build(Pixels, self.inputs, "vision"),
             logmel=build(LogMel, self.inputs, "audio"),
-            keep="none" if take.augments else self.cache,
-            limit_gb=self.cache_gb,
+            keep=self.keep._replace(mode="none") if take.anew else self.keep,
+            fills=self.fills,
             name=split,
         )
-
-    def text(self) -> Text | None:
-        """The tokenizer, made once."""
-        if self._text is None:
-            self._text = build(Text, self.inputs, "text")
-        return self._text
-
-    def lacking(self, clip: str) -> Path | None:
-        """The first file that a clip lacks; a clip without a sound track lacks nothing."""
-        return next((path for path in self.clips.files(clip, **self._wanted) if not path.exists()), None)
-
-    @property
-    def _wanted(self) -> dict[str, bool]:
-        return {modality: modality in self.inputs for modality in ("vision", "audio")}
 
 
 class QuestionExamples(Examples):
@@ -157,7 +124,7 @@ class QuestionExamples(Examples):
     def __init__(
         self, questions: Sequence[Question], labels: Mapping[str, int], footage: Footage, text: Text | None
     ) -> None:
-        self.questions, self.labels, self.footage = questions, labels, footage
+        self.questions, self.labels, self.footage, self.media = questions, labels, footage, footage.cache
         self.sentences = Sentences(text, (question.text for question in questions))
 
     def __len__(self) -> int:
@@ -220,10 +187,30 @@ class VideoQA(VideoText):
         labels, questions = self.labels(), self.asked(split)
         if split in self._names("train"):
             questions = [question for question in questions if question.answer in labels]
-        kept = accept(questions, lambda q: self.lacking(q.clip), policy=self.policy, split=split)
-        examples = QuestionExamples(kept, labels, self.media(split, [q.clip for q in kept]), self.text())
-        examples.dropped = len(questions) - len(kept)
-        return examples
+        kept = self.accept(split, questions, lambda question: self.lacking(question.clip))
+        return QuestionExamples(kept, labels, self.footage(split, [q.clip for q in kept]), self.text())
+
+    def annotated(self, split: str) -> int:
+        """Questions, those of train included whose answer is not listed."""
+        return len(self.asked(split))
+
+    def submission(self, split: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+        """Rows as in the authors' <split>_qa.json, with the predicted answers: there is no server.
+
+        VALOR's evaluator compares ``answer`` word by word, as does the authors'.
+        """
+        answers = list(self.labels())
+        asked = {question.name: question for question in self.examples(split).questions}
+        content = [
+            {
+                "id": row["id"],
+                "video_id": asked[row["id"]].clip,
+                "question": asked[row["id"]].text,
+                "answer": answers[row["prediction"]],
+            }
+            for row in rows
+        ]
+        return {f"{split}_submission.json": json.dumps(content)}
 
     def references(self) -> dict[str, dict[str, float]]:
         """Train's most frequent answer: of all, of the question word, of the very words; what the list can answer."""
@@ -261,7 +248,7 @@ class CaptionExamples(Examples):
     """
 
     def __init__(self, captions: Captions, footage: Footage, text: Text | None) -> None:
-        self.captions, self.names, self.footage = captions, list(captions), footage
+        self.captions, self.names, self.footage, self.media = captions, list(captions), footage, footage.cache
         self.sentences = Sentences(text, (sentence for own in captions.values() for sentence in own))
 
     def __len__(self) -> int:
@@ -317,12 +304,9 @@ class VideoRetrieval(VideoText):
                     raise DataBroken(f"{self.files()[0]} names no clip of {name}: fetch the files again")
             self._told = told
         captions = self._told[split]
-        kept = accept(list(captions), self.lacking, policy=self.policy, split=split)
-        examples = CaptionExamples(
-            Captions((clip, captions[clip]) for clip in kept), self.media(split, kept), self.text()
-        )
-        examples.dropped = len(captions) - len(kept)
-        return examples
+        kept = self.accept(split, list(captions), self.lacking)
+        told = Captions((clip, captions[clip]) for clip in kept)
+        return CaptionExamples(told, self.footage(split, kept), self.text())
 
     def references(self) -> dict[str, dict[str, float]]:
         """How many clips and sentences there are, and what chance gives."""

@@ -7,12 +7,14 @@ answers ("actres", "coversation") are kept as they are: the lists of answers con
 """
 
 import csv
+import io
 import json
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from datamodules.lines import read_text
 from hmmoe.errors import DataBroken
 
 FETCH = "mend it or fetch the file again"
@@ -111,7 +113,7 @@ def read_ids(path: Path) -> list[str]:
     Raises:
         DataBroken: something else, or a clip twice.
     """
-    names = read_json(path, list, "a list of clips") if path.suffix == ".json" else path.read_text().split()
+    names = read_json(path, list, "a list of clips") if path.suffix == ".json" else read_text(path).split()
     seen = set()
     for place, name in enumerate(names):
         if not filled(name) or name in seen:
@@ -153,14 +155,13 @@ def _listed(path: Path, content: dict[str, Any], key: str) -> Iterator[tuple[int
 
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Line number and columns of a csv file with a header."""
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if lacking := set(columns) - set(reader.fieldnames or ()):
-            broken(path, "line 1", f"a header with {', '.join(sorted(lacking))}", reader.fieldnames)
-        for row in reader:
-            if any(row[column] is None for column in columns):
-                broken(path, f"line {reader.line_num}", f"{', '.join(columns)}", row)
-            yield reader.line_num, row
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    if lacking := set(columns) - set(reader.fieldnames or ()):
+        broken(path, "line 1", f"a header with {', '.join(sorted(lacking))}", reader.fieldnames)
+    for row in reader:
+        if any(row[column] is None for column in columns):
+            broken(path, f"line {reader.line_num}", f"{', '.join(columns)}", row)
+        yield reader.line_num, row
 
 
 def read_test_list(path: Path) -> Captions:
@@ -211,7 +212,7 @@ def read_raw_captions(path: Path) -> Captions:
 def read_mapping(path: Path) -> dict[int, str]:
     """``youtube_mapping.txt``: "<clip> vid<number>" in every line; number -> clip."""
     names: dict[int, str] = {}
-    for place, line in enumerate(path.read_text().splitlines(), start=1):
+    for place, line in enumerate(read_text(path).splitlines(), start=1):
         clip, _, number = line.strip().rpartition(" ")
         digits = number.removeprefix("vid")
         if not line.strip():

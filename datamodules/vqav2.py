@@ -12,10 +12,10 @@ from torch import Tensor
 
 from datamodules.answers import check_size
 from datamodules.base import DataModule, Examples, Split, build
-from datamodules.media.cache import Field, RowCache
+from datamodules.media.cache import Cache, Keep
 from datamodules.media.image import Pixels, crop, read_rgb
+from datamodules.media.pictures import Pictures
 from datamodules.media.text import Text
-from datamodules.missing import Policy, accept, check_policy
 from datamodules.sentences import Sentences
 from datamodules.vqav2_annotations import (
     ANSWER_TYPES,
@@ -45,10 +45,11 @@ class VQAExamples(Examples):
     Args:
         questions: each with the path of its picture.
         answers: the list that targets index.
-        pixels, text: readers of the modalities; None leaves one out.
+        pictures: decoder of theirs; None leaves them out.
+        text: tokenizer; None leaves the words out.
+        keep: of what is decoded, see ``Cache``; crops are made from the files.
         area: share of the picture that a training crop keeps, None for the whole picture.
         flip: mirror half of the pictures in training.
-        keep, limit_gb: of the cache, see ``RowCache``.
         name: of the split.
     """
 
@@ -56,20 +57,18 @@ class VQAExamples(Examples):
         self,
         questions: Sequence[tuple[Question, Path]],
         answers: AnswerList,
-        pixels: Pixels | None,
+        pictures: Pictures | None,
         text: Text | None,
+        keep: Keep,
         *,
         area: tuple[float, float] | None,
         flip: bool,
-        keep: Literal["memory", "none"],
-        limit_gb: float,
         name: str,
     ) -> None:
-        self.questions, self.answers, self.pixels, self.area, self.flip = questions, answers, pixels, area, flip
-        paths = dict.fromkeys(path for _, path in questions)
-        self._row = {path: row for row, path in enumerate(paths)}
-        fields = [Field(pixels.shape, torch.uint8)] if pixels else []
-        self.cache = RowCache(len(paths), fields, keep=keep, limit_gb=limit_gb, name=f"pictures of {name}")
+        self.questions, self.answers, self.pictures, self.area, self.flip = questions, answers, pictures, area, flip
+        if pictures is not None:
+            keys = (str(path.relative_to(pictures.root)) for _, path in questions)
+            self.media = Cache(keys, pictures, keep, name=f"pictures of {name}")
         self.sentences = Sentences(text, (question.text for question, _ in questions))
 
     def __len__(self) -> int:
@@ -80,23 +79,27 @@ class VQAExamples(Examples):
         return [(question.number, question.answer) for question, _ in self.questions]
 
     def sample(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
-        """id, vision (1, 3, H, W), text {ids (L,), keep (L,)}; with annotations label and score (answers,) and kind."""
+        """id, vision (1, 3, H, W), text {ids (L,), keep (L,)}; with annotations label and score (answers,) and kind.
+
+        Under data.missing=zero also keep {"vision": (1,)}.
+        """
         question, path = self.questions[index]
         sample: dict[str, Any] = {"id": str(question.number), **self.sentences.get(question.text)}
-        if self.pixels is not None:
-            sample["vision"] = self.pixels.normalise(self._picture(path, rng))[None]
+        if self.pictures is not None:
+            pixels, there = self._picture(self.pictures, path, rng)
+            sample |= self.pictures.normalised(pixels[None], there[None])
         if question.references:
             sample["label"] = self._dense(self.answers.targets(question.references))
             sample["score"] = self._dense(self.answers.scores(question.references))
             sample["kind"] = question.kind
         return sample
 
-    def _picture(self, path: Path, rng: np.random.Generator | None) -> Tensor:
-        if rng is not None and self.area is not None:
-            pixels = self.pixels.resize(crop(read_rgb(path), rng, self.area)[None])[0]
+    def _picture(self, pictures: Pictures, path: Path, rng: np.random.Generator | None) -> tuple[Tensor, Tensor]:
+        if rng is not None and self.area is not None and path.exists():
+            pixels, there = pictures.pixels.resize(crop(read_rgb(path), rng, self.area)[None])[0], torch.tensor(True)
         else:
-            (pixels,) = self.cache.get(self._row[path], lambda: (self.pixels.resize(read_rgb(path)[None])[0],))
-        return pixels.flip(-1) if rng is not None and self.flip and rng.random() < 0.5 else pixels
+            pixels, there = self.media.get(str(path.relative_to(pictures.root)))
+        return pixels.flip(-1) if rng is not None and self.flip and rng.random() < 0.5 else pixels, there
 
     def _dense(self, values: Mapping[int, float]) -> Tensor:
         dense = torch.zeros(len(self.answers.answers))
@@ -120,11 +123,9 @@ class VQAv2(DataModule):
         occurrences: an answer is listed from so many questions of train2014 and val2014 on.
         vocabulary: JSON file with another order of the same list, or another list; None builds it.
         parts: name -> answer types that a part of the score averages over (``task.parts``).
-        missing: what to do about questions without picture: "refuse", or "drop" them (counted in the manifest).
         area: range of the share of a picture that a training crop keeps; None trains on whole pictures.
         flip: mirror half of the training pictures; questions may say left and right, so off by default.
-        cache: keep resized pictures in "memory" or "none"; crops are made from the files.
-        cache_gb: limit of that, for each split and process.
+        cache: as for every dataset; crops are made from the files.
     """
 
     splits = PROTOCOLS["train_val"]
@@ -146,15 +147,11 @@ Get it: visualqa.org/download.html (questions and annotations, CC BY 4.0; balanc
         occurrences: int = 9,
         vocabulary: str | Path | None = None,
         parts: Mapping[str, Sequence[str]] | None = None,
-        missing: Policy = "refuse",
         area: Sequence[float] | None = None,
         flip: bool = False,
-        cache: Literal["memory", "none"] = "none",
-        cache_gb: float = 16.0,
         **common: Any,
     ) -> None:
         super().__init__(root, **common)
-        check_policy(missing)
         if protocol not in PROTOCOLS or server not in ("test2015", "test-dev2015"):
             raise ConfigError(
                 f"data.protocol={protocol}, data.server={server}: expected train_val or trainval, test2015 or "
@@ -163,17 +160,15 @@ Get it: visualqa.org/download.html (questions and annotations, CC BY 4.0; balanc
         if area is not None and not (len(area) == 2 and 0 < area[0] <= area[1] <= 1):
             raise ConfigError(f"data.area={list(area)}: expected two shares in 0..1, the smaller one first, or null")
         self.splits = PROTOCOLS[protocol] + ((Split(server, "test"),) if protocol == "trainval" else ())
-        self.protocol, self.held_out, self.server, self.policy = protocol, held_out, server, missing
+        self.protocol, self.held_out, self.server = protocol, held_out, server
         self.size, self.occurrences = answers, occurrences
         self.vocabulary = None if vocabulary is None else Path(vocabulary)
         self.parts = {name: tuple(kinds) for name, kinds in (parts or {}).items()}
         if strangers := sorted({kind for kinds in self.parts.values() for kind in kinds} - set(ANSWER_TYPES)):
             raise ConfigError(f"data.parts names {', '.join(strangers)}; the kinds are {', '.join(ANSWER_TYPES)}")
         self.area, self.flip = None if area is None else (area[0], area[1]), flip
-        self.cache, self.cache_gb = cache, cache_gb
         self._files: dict[str, list[Question]] = {}
         self._answers: AnswerList | None = None
-        self._text: Text | None = None
 
     def absent(self) -> list[Path]:
         """JSON files and picture folders of this protocol."""
@@ -195,23 +190,27 @@ Get it: visualqa.org/download.html (questions and annotations, CC BY 4.0; balanc
         whole = [(question, path) for folder in self._folders(split) for question, path in self._read(folder)]
         whole = self._divide(split, whole)
         here = {p for folder in self._folders(split) for p in (self.root / _images(folder)).iterdir()}
-        kept = accept(whole, lambda pair: None if pair[1] in here else pair[1], policy=self.policy, split=split)
-        if self._text is None:
-            self._text = build(Text, self.inputs, "text")
+        kept = self.accept(split, whole, lambda pair: None if pair[1] in here else pair[1])
         training = split in self._names("train")
-        examples = VQAExamples(
+        area = self.area if training else None
+        pixels = build(Pixels, self.inputs, "vision")
+        return VQAExamples(
             kept,
             self.answers(),
-            build(Pixels, self.inputs, "vision"),
-            self._text,
-            area=self.area if training else None,
+            pixels and Pictures(self.root, pixels, fills=self.fills),
+            self.text(),
+            self.keep._replace(mode="none") if area else self.keep,
+            area=area,
             flip=self.flip,
-            keep=self.cache,
-            limit_gb=self.cache_gb,
             name=split,
         )
-        examples.dropped = len(whole) - len(kept)
-        return examples
+
+    def published(self) -> dict[str, int]:
+        """Questions."""
+        train, val, test = 443757, 214354, {"test2015": 447793, "test-dev2015": 107394}
+        if self.protocol == "train_val":
+            return {"train+val": train, "val2014": val}
+        return {"trainval+rest_val": train + val, self.server: test[self.server]}
 
     def answers(self) -> AnswerList:
         """The list of answers, read or built at first use."""

@@ -25,6 +25,8 @@ FORBIDDEN = {
     "hmmoe.callbacks": ("hmmoe.runtime",),
     "hmmoe.analysis": ("hmmoe.runtime", "hmmoe.callbacks"),
 }
+ENTRIES = ("datamodules.prepare", "datamodules.verify")
+"""Commands of the data room: they take their settings from the runtime, and nothing imports them but one another."""
 ONLY_IN = {
     "hydra": ("train", "eval", "hmmoe.runtime", "hydra_plugins"),
     "omegaconf": ("train", "eval", "hmmoe.runtime", "hydra_plugins"),
@@ -62,6 +64,18 @@ def test_rooms_that_must_not_know_each_other(room):
         if inside(name_of(path), room)
         for name in imports(path)
         if any(inside(name, other) for other in FORBIDDEN[room])
+        and not (name_of(path) in ENTRIES and inside(name, "hmmoe.runtime"))
+    ]
+    assert not arrows
+
+
+def test_commands_of_the_data_room_stay_at_the_top():
+    arrows = [
+        f"{name_of(path)} -> {name}"
+        for path in FILES
+        if name_of(path) not in ENTRIES
+        for name in imports(path)
+        if any(inside(name, entry) for entry in ENTRIES)
     ]
     assert not arrows
 

@@ -13,7 +13,9 @@ from hmmoe.errors import DataBroken, DataMissing
 
 SLACK = 1.0
 """Seconds that a track may end before the length its file declares."""
-REMEDY = "fetch this file again, or delete it and set data.missing=drop to go on without it"
+STREAMED = 2**32 - 64
+"""Sizes of wav headers from here on say that the length was not known when they were written."""
+REMEDY = "fetch this file again, or delete it and set data.missing=drop or zero to go on without it"
 
 
 @contextmanager
@@ -34,6 +36,25 @@ def opened(path: str | Path) -> Iterator[InputContainer]:
             yield container
     except FFmpegError as fault:
         raise DataBroken(f"{path} is cut off or damaged ({fault.strerror}): {REMEDY}") from fault
+
+
+def check_riff(path: str | Path) -> None:
+    """Refuse a wav file that is much shorter than its header says: FFmpeg takes the file's length for the sound's.
+
+    Raises:
+        DataBroken: names file and both lengths.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        head = file.read(32)
+    if head[:4] != b"RIFF" or head[8:16] != b"WAVEfmt " or len(head) < 32:
+        return
+    declared, rate = int.from_bytes(head[4:8], "little") + 8, int.from_bytes(head[28:32], "little")
+    size = path.stat().st_size
+    if declared < STREAMED and size + SLACK * rate < declared:
+        raise DataBroken(f"{path} breaks off after {size} of {declared} bytes: {REMEDY}")
 
 
 def check_whole(path: str | Path, stream: Stream, end: float) -> None:

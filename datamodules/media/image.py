@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -85,6 +85,10 @@ class Pixels:
     def shape(self) -> tuple[int, int, int]:
         """Of one resized picture: (3, H, W)."""
         return (3, *self.size)
+
+    def recipe(self) -> dict[str, Any]:
+        """What decides the pixels that ``resize`` gives."""
+        return {"size": list(self.size), "interpolation": self.interpolation}
 
     def resize(self, pictures: UInt8[np.ndarray, "N h w 3"]) -> UInt8[Tensor, "N 3 H W"]:
         """Channels first, at the wanted size."""

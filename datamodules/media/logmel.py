@@ -10,7 +10,7 @@ loudest value and mapped by (x + 4) / 4.
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -75,6 +75,7 @@ class LogMel:
             raise ConfigError(f"backbone.inputs.audio.scale must be kaldi, decibel or whisper, not {scale!r}")
         self.sample_rate, self.frames, self.mean, self.std, self.scale = sample_rate, frames, mean, std, scale
         high_hz = sample_rate / 2 if high_hz is None else high_hz
+        self._band = (low_hz, high_hz)
         if scale == "kaldi":
             self.size = 2 ** math.ceil(math.log2(self.window))
             self._hann = torch.hann_window(self.window, periodic=False)
@@ -91,6 +92,12 @@ class LogMel:
     def shape(self) -> tuple[int, int, int]:
         """Of one window's picture: (1, mels, frames)."""
         return (1, self._filters.shape[1], self.frames)
+
+    def recipe(self) -> dict[str, Any]:
+        """What decides the pictures: every setting."""
+        sizes = {"window": self.window, "shift": self.shift, "shape": list(self.shape), "band": list(self._band)}
+        level = {"mean": self.mean, "std": self.std}
+        return {"sample_rate": self.sample_rate, "scale": self.scale, **sizes, **level}
 
     def fbank(self, sound: Float[Tensor, "n samples"]) -> Float[Tensor, "n frames mels"]:
         """Raw log energies of as many frames as fit; none if the window is shorter than one frame."""

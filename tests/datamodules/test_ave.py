@@ -80,7 +80,9 @@ def test_the_memory_cache_changes_nothing_and_decodes_once(ave_root: Path, tmp_p
 def test_a_worker_fills_the_cache_for_its_parent(ave_root: Path):
     data = ave(ave_root, cache="memory", num_workers=1)
     list(data.test_dataloader()[0])
-    assert data.examples("test").cache.get(0, lambda: pytest.fail("decoded again"))[0].any()
+    media = data.examples("test").media
+    media.decoder.decode = lambda key: pytest.fail("decoded again")
+    assert media.get("-shortshor0")[0].any()
 
 
 def test_a_cache_beyond_its_limit_is_refused(ave_root: Path):
@@ -90,7 +92,12 @@ def test_a_cache_beyond_its_limit_is_refused(ave_root: Path):
 
 def test_flipping_mirrors_some_clips_in_training_only(ave_root: Path):
     examples = ave(ave_root, flip=True).examples("train")
-    examples._decode = lambda path: (ramp, torch.ones(10, dtype=torch.bool), torch.zeros(10), torch.zeros(10))
+    examples.media.decoder.decode = lambda key: (
+        ramp,
+        torch.ones(10, dtype=torch.bool),
+        torch.zeros(10),
+        torch.zeros(10),
+    )
     ramp = torch.arange(16, dtype=torch.uint8).expand(10, 3, 16, 16)
     assert torch.equal(examples[[Draw(0, None)]]["vision"][0], examples.pixels.normalise(ramp))
     directions = {bool(examples[[Draw(0, (0, epoch))]]["vision"][0, 0, 0, 0].diff().sum() > 0) for epoch in range(20)}
@@ -124,6 +131,19 @@ def test_a_broken_row_is_named(tmp_path: Path, row: str, message: str):
     assert str(path) in str(caught.value)
 
 
+def test_an_event_that_comes_twice_and_a_file_without_rows_are_named(tmp_path: Path):
+    path = tmp_path / "trainSet.txt"
+    path.write_text("Banjo&abc&good&0&10\nCat&abc&good&0&2\nBanjo&abc&good&0&3\n")
+    with pytest.raises(DataBroken, match=r"trainSet\.txt, row 3 .*abc has a row for Banjo already; delete one"):
+        read_events(path)
+    path.write_text("Category&VideoID&Quality&StartTime&EndTime\n")
+    with pytest.raises(DataBroken, match=r"trainSet\.txt holds no row: fetch the file again"):
+        read_events(path)
+    path.write_bytes(b"Banjo&\xff\xfe&good&0&10\n")
+    with pytest.raises(DataBroken, match=r"trainSet\.txt is no text in UTF-8"):
+        read_events(path)
+
+
 def test_a_broken_row_shows_before_training(ave_root: Path, tmp_path: Path):
     shutil.copytree(ave_root, tmp_path / "copy")
     (tmp_path / "copy" / "testSet.txt").write_text("Banjo&wholewhole0&good&2\n")
@@ -145,7 +165,7 @@ def test_a_missing_video_is_refused_or_dropped(ave_root: Path, tmp_path: Path):
     for name in ("Annotations.txt", "trainSet.txt"):
         path = root / name
         path.write_text(path.read_text().rstrip("\n") + "\n" + more)
-    with pytest.raises(DataMissing, match=r"1 videos of train .*gonegonegon\.mp4.*data\.missing=drop"):
+    with pytest.raises(DataMissing, match=r"1 of 3 examples of train .*gonegonegon\.mp4.*data\.missing=drop"):
         ave(root).examples("train")
     manifest = ave(root, missing="drop").manifest()
     assert manifest["splits"]["train"]["count"] == 2

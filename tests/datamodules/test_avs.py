@@ -194,7 +194,7 @@ def test_flipping_mirrors_pictures_and_masks_together_in_training_only(roots):
         ("x,x,0,0,dog,trian,v1s", r"row 7 is 'x,x,0,0,dog,trian,v1s': unknown split 'trian', expected one of train"),
         ("x,x,0,v1s", r"row 7 is 'x,x,0,v1s': too few columns"),
         (",x,0,0,dog,train,v1s", r"row 7 .* names no clip"),
-        ("-abcdefghi0,y,0,0,dog,train,v1s", r"names -abcdefghi0 in more than one row"),
+        ("-abcdefghi0,y,0,0,dog,train,v1s", r"-abcdefghi0 stands there already: leave one of the rows"),
     ],
 )
 def test_a_broken_row_is_named(tmp_path: Path, row: str, message: str):
@@ -228,12 +228,12 @@ def test_a_missing_mask_is_refused_or_dropped(roots, tmp_path: Path):
     with (root / "metadata.csv").open("a") as file:
         file.write("more0000000,more,0,0,dog,test,v1s\n")
     (root / "v1s" / "more" / "labels_rgb" / "3.png").unlink()
-    with pytest.raises(DataMissing, match=r"1 of 2 clips of test are incomplete: no .*more/labels_rgb/3\.png.*missing"):
+    with pytest.raises(DataMissing, match=r"1 of 2 examples of test lack a file, .*more/labels_rgb/3\.png.*missing"):
         avs(root, "s4").prepare_data()
     data = avs(root, "s4", missing="drop")
     assert data.manifest()["splits"]["test"]["dropped"] == 1
     (root / "v1s" / "tttttttttt0_0_5000" / "frames" / "4.jpg").unlink()
-    with pytest.raises(DataMissing, match=r"2 of 2 clips of test"):
+    with pytest.raises(DataMissing, match=r"1 of 1 examples of test lack a file, .*frames/4\.jpg"):
         avs(root, "s4", missing="drop").examples("test")
 
 
@@ -258,7 +258,7 @@ def test_an_absent_dataset_is_described(kind, tmp_path: Path):
         ({"subset": "avss"}, r"data\.subset=avss: expected s4 or ms3"),
         ({"release": "2022"}, r"data\.release=2022: expected auto, old or new"),
         ({"train_frames": "first"}, r"data\.train_frames=first"),
-        ({"missing": "zero"}, r"data\.missing=zero: expected refuse or drop"),
+        ({"missing": "skip"}, r"data\.missing=skip: expected refuse, drop or zero"),
         ({"mask_size": 0}, r"data\.mask_size=0"),
     ],
 )

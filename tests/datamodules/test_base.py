@@ -50,6 +50,11 @@ def test_a_modality_that_the_dataset_lacks_is_refused():
         AVE("anywhere", inputs={"vision": VISION, "text": {}}, batch_size=1)
 
 
+def test_an_unknown_split_is_named(ave_root: Path):
+    with pytest.raises(ConfigError, match=r"AVE has no split 'tset': expected one of train, val, test"):
+        AVE(ave_root, inputs={"vision": VISION}, batch_size=1).examples("tset")
+
+
 def test_a_wrong_key_in_inputs_is_named(ave_root: Path):
     data = AVE(ave_root, inputs={"audio": {**AUDIO, "bins": 3}}, batch_size=1)
     with pytest.raises(ConfigError, match=r"backbone\.inputs\.audio: .*'bins'"):

@@ -10,7 +10,6 @@ from PIL import Image
 from transformers import ASTFeatureExtractor, ClapFeatureExtractor, WhisperFeatureExtractor
 
 from datamodules.media.audio import read_sound
-from datamodules.media.cache import Field, RowCache
 from datamodules.media.image import Pixels, read_rgb
 from datamodules.media.logmel import LogMel
 from datamodules.media.text import Text
@@ -213,25 +212,3 @@ def test_text_has_a_fixed_length(tokenizer: str, caplog: pytest.LogCaptureFixtur
 def test_a_missing_tokenizer_is_named(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"no tokenizer at backbone\.inputs\.text\.tokenizer=.*gone"):
         Text(tokenizer=str(tmp_path / "gone"), length=4)
-
-
-def test_the_cache_computes_once_and_refuses_to_outgrow_its_limit():
-    calls = []
-
-    def make() -> tuple[torch.Tensor, ...]:
-        calls.append(1)
-        return torch.arange(3), torch.tensor(True)
-
-    fields = [Field((3,), torch.int64), Field((), torch.bool)]
-    for keep, expected in (("memory", 1), ("none", 4)):
-        cache = RowCache(2, fields, keep=keep, limit_gb=1, name="numbers")
-        first, again = cache.get(1, make), cache.get(1, make)
-        assert first[0].tolist() == again[0].tolist() == [0, 1, 2]
-        assert bool(again[1])
-        if keep == "memory":
-            assert len(calls) == expected
-            calls.clear()
-            calls.extend([1, 1])
-    assert len(calls) == expected
-    with pytest.raises(ConfigError, match=r"would keep 25\.0 GB of numbers.*data\.cache_gb=1.*data\.cache=none"):
-        RowCache(10**9, fields, keep="memory", limit_gb=1, name="numbers")

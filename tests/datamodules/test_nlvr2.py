@@ -156,7 +156,7 @@ def test_a_set_across_directories_is_refused(root: Path):
     [
         ({"tests": ["dev", "test9"]}, r"data\.tests=.*expected some of dev, test1, test2, balanced_dev.*test9"),
         ({"tests": []}, r"data\.tests=\[\]"),
-        ({"missing": "zero"}, r"data\.missing=zero: expected refuse or drop"),
+        ({"missing": "skip"}, r"data\.missing=skip: expected refuse, drop or zero"),
         ({"val_directories": 4}, r"data\.val_directories=4: expected 1 to 3 of 4"),
         ({"val_directories": ["9"]}, r"data\.val_directories names 9, not in train\.json"),
         ({"val_directories": ["0", "1", "2", "3"]}, r"holds out 4 of 4 directories"),

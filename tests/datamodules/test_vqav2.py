@@ -231,7 +231,7 @@ def test_a_broken_row_is_named(root: Path, name: str, change, message: str):
     ("settings", "message"),
     [
         ({"protocol": "test"}, r"data\.protocol=test, .*expected train_val or trainval"),
-        ({"missing": "ignore"}, r"data\.missing=ignore: expected refuse or drop"),
+        ({"missing": "ignore"}, r"data\.missing=ignore: expected refuse, drop or zero"),
         ({"held_out": 6}, r"data\.held_out=6: expected 1 to 5 of the 6 pictures of train2014"),
         ({"area": [0.5, 2.0]}, r"data\.area=\[0\.5, 2\.0\]: expected two shares"),
         ({"parts": {"smell": ["smell"]}}, r"data\.parts names smell; the kinds are yes/no"),

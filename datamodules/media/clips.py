@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.media.audio import read_sound
+from datamodules.media.audio import read_array, read_sound
 from datamodules.media.image import Pixels, read_rgb
 from datamodules.media.logmel import LogMel
 from datamodules.media.video import duration, read_frames
@@ -72,11 +73,30 @@ class Clips:
         """What a clip needs."""
         if not self.extracted:
             return [self.video(clip)]
-        return [self.frames / clip] * vision + [self.sounds / f"{clip}.wav"] * (audio and not self.mute)
+        return [self.frames / clip] * vision + [self.track(clip)] * (audio and not self.mute)
+
+    def lacking(self, clip: str, *, vision: bool, audio: bool) -> Path | None:
+        """The first of these that is not there."""
+        return next((path for path in self.files(clip, vision=vision, audio=audio) if not path.exists()), None)
+
+    def sources(self, clip: str, *, vision: bool, audio: bool) -> list[Path]:
+        """What is read of a clip: as ``files``, and the sound that may be missing."""
+        if not self.extracted:
+            return [self.video(clip)]
+        return [self.frames / clip] * vision + [self.track(clip)] * audio
+
+    def recipe(self) -> dict[str, Any]:
+        """What decides, beside the files, which frame is on screen when."""
+        return {"extracted": self.extracted, "fps": self.fps if self.extracted else None}
 
     def video(self, clip: str) -> Path:
         """The video file."""
         return self.videos / f"{clip}{self.suffix}"
+
+    def track(self, clip: str) -> Path:
+        """The extracted sound: wav, or npy where there is one."""
+        array = self.sounds / f"{clip}.npy"
+        return array if array.exists() else self.sounds / f"{clip}.wav"
 
     def seconds(self, clip: str) -> float:
         """How long the pictures last."""
@@ -105,13 +125,11 @@ class Clips:
 
     def sound(self, clip: str, sample_rate: int) -> np.ndarray:
         """All of its sound, mono; empty where there is none."""
-        path = self.sounds / f"{clip}.wav" if self.extracted else self.video(clip)
+        path = self.track(clip) if self.extracted else self.video(clip)
+        if path.suffix == ".npy":
+            return read_array(path, sample_rate)
         sound = None if self.extracted and self.mute and not path.exists() else read_sound(path, sample_rate)
         return np.zeros(0, np.float32) if sound is None else sound
-
-    def spectra(self, clip: str, starts: Sequence[float], logmel: LogMel) -> tuple[Tensor, Tensor]:
-        """One picture of sound from each start on: (T, 1, mels, frames), zero and not kept where there is none."""
-        return windows(self.sound(clip, logmel.sample_rate), starts, logmel)
 
 
 def windows(sound: np.ndarray, starts: Sequence[float], logmel: LogMel) -> tuple[Tensor, Tensor]:
