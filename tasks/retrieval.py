@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -49,6 +50,7 @@ class ClipRetrieval(Task):
         self.of_clip = tuple(m for m in backbone.modalities if m != "text")
         self.apart = all("text" not in site.widths or len(site.widths) == 1 for site in backbone.sites)
         self.rows_at_end: dict[str, list[dict[str, Any]]] = {}
+        self.arrays_at_end: dict[str, dict[str, Any]] = {}
         self._names: dict[int, str] = {}
         self._owners: dict[str, str] = {}
 
@@ -138,7 +140,7 @@ class ClipRetrieval(Task):
         return {}
 
     def on_test_epoch_end(self) -> None:
-        """Rows of the predictions file, then the scores."""
+        """Rows of the predictions file and what the official evaluators read, a matrix of scores; then the scores."""
         self.rows_at_end = {split: self._rows(split) for split in self.test_splits}
         super().on_test_epoch_end()
 
@@ -154,6 +156,11 @@ class ClipRetrieval(Task):
             names, owners = ({k: v for part in parts for k, v in part.items()} for parts in zip(*gathered, strict=True))
         if not self.trainer.is_global_zero:
             return []
+        self.arrays_at_end[f"{split}_similarity"] = {
+            "scores": found.scores.numpy(),
+            "sentences": np.array([names[number] for number in found.sentences.tolist()]),
+            "clips": np.array([names[number] for number in found.clips.tolist()]),
+        }
         of_clip = dict(zip(found.clips.tolist(), found.video_to_text.tolist(), strict=True))
         told = (found.sentences.tolist(), found.first.tolist(), found.text_to_video.tolist())
         rows = []

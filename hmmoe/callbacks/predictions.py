@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
@@ -18,6 +19,7 @@ class Predictions(Callback):
 
     ``pictures`` of a test step, {file name: (H, W) uint8}, go to ``<folder>/<split>/`` at once, from every process.
     Rows that a task knows only at the end of a test come from its ``rows_at_end``, {split: rows}.
+    ``arrays_at_end``, {name: {key: array}}, go to ``<folder>/<name>.npz``: what evaluators of retrieval read.
     A datamodule that knows an official format has ``submission(split, rows) -> {file name: text}``; these files are
     written beside.
     """
@@ -65,6 +67,8 @@ class Predictions(Callback):
         if not trainer.is_global_zero:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
+        for name, arrays in getattr(pl_module, "arrays_at_end", {}).items():
+            np.savez_compressed(self.folder / f"{name}.npz", **arrays)
         for split in dict.fromkeys(name for rows in gathered for name in rows):
             table = sorted((row for rows in gathered for row in rows.get(split, [])), key=lambda row: str(row["id"]))
             with (self.folder / f"{split}.csv").open("w", newline="") as file:

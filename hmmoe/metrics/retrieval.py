@@ -33,6 +33,7 @@ class Ranking(NamedTuple):
     """Number of the clip that scores highest for every sentence."""
     clips: Int64[Tensor, " V"]
     video_to_text: Int64[Tensor, " V"]
+    scores: Float32[Tensor, "S V"]
 
 
 def text_ranks(scores: Float[Tensor, "S V"], owner: Int64[Tensor, " S"]) -> Int64[Tensor, " S"]:
@@ -128,7 +129,7 @@ class Retrieval(Metric):
             )
         scores = torch.cat([_scores(part, videos) for part in texts.split(CHUNK)])
         to_text = video_ranks(scores, place, self.among)
-        return Ranking(sentences, text_ranks(scores, place), clips[scores.argmax(1)], clips, to_text)
+        return Ranking(sentences, text_ranks(scores, place), clips[scores.argmax(1)], clips, to_text, scores)
 
     def compute(self) -> dict[str, Tensor]:
         """t2v_R1, t2v_R5, t2v_R10, t2v_MedR, t2v_MeanR and the same for v2t."""
