@@ -68,12 +68,14 @@ def data(cfg: DictConfig) -> L.LightningDataModule:
 
 def _check_monitor(cfg: DictConfig, module: L.LightningDataModule) -> None:
     split = cfg.monitor.partition("/")[0]
-    if split in module.test_splits and split not in module.val_splits and cfg.allow_test_selection:
+    tested = split in module.test_splits
+    if tested and split not in module.val_splits and cfg.allow_test_selection:
         kind = type(module.splits[0])
         module.splits = (*module.splits, kind(split, "validation"))
-    if cfg.train and split not in (*module.val_splits, "train"):
-        choice = ", ".join(f"{name}/{cfg.monitor.partition('/')[2]}" for name in module.val_splits)
-        tested = split in module.test_splits
+    # A split that is reported may be shown after every epoch, and still must not choose.
+    chooses = [name for name in module.val_splits if cfg.allow_test_selection or name not in module.test_splits]
+    if cfg.train and split not in (*chooses, "train"):
+        choice = ", ".join(f"{name}/{cfg.monitor.partition('/')[2]}" for name in chooses)
         raise ConfigError(
             f"monitor={cfg.monitor} "
             + ("chooses the model on a test split" if tested else "names no split of this data")

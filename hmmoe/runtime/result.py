@@ -31,6 +31,7 @@ def measure(
     return {
         "metrics": by_split(scores, tuple(dict.fromkeys(("train", *data.val_splits, *data.test_splits)))),
         "references": data.references(),
+        "data": data.manifest(),
         "selected": {
             "monitor": cfg.monitor,
             "mode": cfg.mode.value,
@@ -86,16 +87,27 @@ def export(checkpoint: Path, target: Path) -> None:
     save_file(tensors, target, metadata={key: json.dumps(value) for key, value in header.items()})
 
 
+def examples(data: dict[str, Any], split: str) -> str:
+    """How many examples a score is over, and what became of those whose files lack."""
+    facts = data.get("splits", {}).get(split)
+    if facts is None:
+        return ""
+    count, dropped, zeroed = (facts.get(key, 0) for key in ("count", "dropped", "zeroed"))
+    lacking = [f"{dropped:,} dropped"] * bool(dropped) + [f"{zeroed:,} as zeros"] * bool(zeroed)
+    return f"{count:,}" + (f" ({', '.join(lacking)})" if lacking else "")
+
+
 def show(result: dict[str, Any], folder: str, best: str | None) -> None:
     """The closing table."""
     console = Console(width=110, highlight=False)
     table = Table(title="Result", title_justify="left")
-    for column in ("split", "metric", "score", "reference lines"):
+    for column in ("split", "metric", "score", "examples", "reference lines"):
         table.add_column(column, justify="right" if column == "score" else "left")
     for split, metrics in result["metrics"].items():
         lines = ", ".join(f"{name} {value:.4f}" for name, value in result["references"].get(split, {}).items())
         for index, (metric, value) in enumerate(metrics.items()):
-            table.add_row(split if index == 0 else "", metric, f"{value:.4f}", lines if index == 0 else "")
+            once = (examples(result["data"], split), lines) if index == 0 else ("", "")
+            table.add_row(split if index == 0 else "", metric, f"{value:.4f}", *once)
     console.print(table)
     selected, sizes = result["selected"], result["parameters"]
     if selected["score"] is not None:

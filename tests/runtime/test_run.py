@@ -185,8 +185,10 @@ def test_a_folder_holds_one_run(settings, whole):
 
 
 def test_a_test_split_as_monitor(settings, tmp_path):
-    with pytest.raises(ConfigError, match="test split: set monitor to val/acc, dev/acc"):
+    with pytest.raises(ConfigError, match="test split: set monitor to val/acc, or say"):
         run(tmp_path / "refused", *settings, "monitor=hidden/acc")
+    with pytest.raises(ConfigError, match=r"monitor=dev/acc chooses the model on a test split: set monitor to val/acc"):
+        run(tmp_path / "reported", *settings, "monitor=dev/acc")
     run(tmp_path / "said", *settings, "monitor=hidden/acc", "allow_test_selection=true", "trainer.max_epochs=1")
     assert load(tmp_path / "said" / "result.json")["selected"]["on_test"] is True
     with pytest.raises(ConfigError, match="names no split"):
