@@ -1,94 +1,113 @@
-"""What is compared: one pair of frozen towers (ViT-B, AST-B, random weights), several methods on it."""
+"""What is compared: a host of conf/backbone at real size with random weights, and the methods of conf/peft on it."""
 
 import copy
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from torch import nn
+from omegaconf import OmegaConf
 
-from hmmoe.backbones.ast import AST
-from hmmoe.backbones.timm_vit import TimmViT
-from hmmoe.backbones.towers import Towers
+from benchmarks import public
+from hmmoe.analysis.profile.batch import blank
 from hmmoe.heads.fusion import FusionHead
 from hmmoe.model import AdaptedModel
-from hmmoe.peft.bottleneck import SeriesAdapter
-from hmmoe.peft.hmmoe import HMMoE
-from hmmoe.peft.lora import LoRA
-from hmmoe.peft.policies import LinearProbe
+from hmmoe.peft.base import Peft
+from hmmoe.runtime import build, sizing
+from hmmoe.runtime.compose import settings
+from hmmoe.runtime.profiling import without_weights
 from hmmoe.trainable import roles
 from hmmoe.types import Batch
 
 REFERENCE = "series_adapter"
-KINDS: Mapping[str, Mapping[str, int]] = {"single": {}, "cross": {}, "channel": {}}
-SMALL = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 128}
+CLASSES = 29
+
+HOSTS: dict[str, list[str]] = {
+    "vit_b_ast_b": ["experiment=ave_hmmoe", "backbone=vit_b_ast_b"],
+    "vit_b_bert_b": ["experiment=nlvr_hmmoe", "backbone=vit_b_bert_b"],
+    "swinv2_b": [  # one tower for frames and sound, as LAVISH has it
+        "experiment=ave_hmmoe",
+        "backbone=lavish_swinv2_l",
+        "backbone.towers.vision.name=swinv2_base_window12_192",
+    ],
+}
+EVERYTHING = "peft.targets=[q,k,v,o,fc1,fc2]"
+METHODS: dict[str, list[str]] = {
+    "linear_probe": ["peft=linear_probe"],
+    REFERENCE: ["peft=series_adapter"],
+    "series_adapter, 8 x rank": ["peft=series_adapter", "peft.rank={wide}"],
+    "lora on q, v": ["peft=lora", "peft.targets=[q,v]"],
+    "lora on all linears": ["peft=lora", EVERYTHING],
+    "lora of HF peft, fc1, fc2": ["peft=rslora"],
+    "molora": ["peft=molora"],
+    "moa": ["peft=moa"],
+    "soft_moa": ["peft=soft_moa"],
+    "moka": ["peft=moka"],
+    "avmoe": ["peft=avmoe"],
+    "lavish": ["peft=lavish"],
+    "dg_sct": ["peft=dg_sct"],
+    "full": ["peft=full"],
+    "hmmoe wide": ["peft=hmmoe", "peft.executor=wide", "peft.experts_per_group={experts}"],
+    "hmmoe grouped": ["peft=hmmoe", "peft.executor=grouped", "peft.experts_per_group={experts}"],
+    "hmmoe loop": ["peft=hmmoe", "peft.executor=loop", "peft.experts_per_group={experts}"],
+}
+"""Words of the command line; a method with a rank gets that of ``Sizes`` unless it says its own."""
 
 
 class Sizes(NamedTuple):
-    """Shapes of the comparison. 160 frames give 12 x 15 patches + 2 = 182 tokens, 166 give 194; a picture gives 197."""
+    """Shapes of the comparison. A picture of ViT-B gives 197 tokens, a second of AST-B 110, a sentence of BERT 40.
 
+    ``tiny`` takes the mini towers, for tests.
+    """
+
+    host: str = "vit_b_ast_b"
     batch: int = 2
     rank: int = 32
     experts: int = 2
-    depth: int = 12
-    frames: int = 166
     tiny: bool = False
 
 
-class PeftLoRA(LinearProbe):
-    """HF peft's own LoRA on the same towers: the query, key and value rows of ViT are one layer to it."""
-
-    def __init__(self, *args: Any, rank: int) -> None:
-        super().__init__(*args)
-        self.rank = rank
-
-    def prepare(self, backbone: nn.Module) -> None:
-        """Wrap the attention inputs."""
-        config = LoraConfig(r=self.rank, lora_alpha=self.rank, target_modules=["attn.qkv", "q_proj", "v_proj"])
-        inject_adapter_in_model(config, backbone)
+@cache
+def composed(words: tuple[str, ...]) -> dict[str, Any]:
+    """The resolved backbone and method of a command line."""
+    cfg = settings(words)
+    return {"backbone": OmegaConf.to_container(cfg.backbone, resolve=True), "peft": sizing.method_node(cfg.peft)}
 
 
-def towers(sizes: Sizes) -> Towers:
-    """ViT-B/16 at 224 beside AST-B; ``tiny`` keeps the structure and shrinks the widths, for tests."""
-    vision: dict[str, Any] = {"depth": sizes.depth}
-    audio: dict[str, Any] = {"num_hidden_layers": sizes.depth, "max_length": sizes.frames}
+def words(sizes: Sizes, method: Sequence[str]) -> tuple[str, ...]:
+    """The command line of a contestant."""
+    host = list(HOSTS[sizes.host])
     if sizes.tiny:
-        vision |= {"embed_dim": 64, "num_heads": 2, "img_size": 32}
-        audio |= SMALL
-    encoders = {"vision": TimmViT("vit_base_patch16_224", **vision), "audio": AST(**audio)}
-    return Towers(encoders, meet="segment")
+        host = [*host[:2], "scale=mini"]
+    return (*host, *(word.format(wide=8 * sizes.rank, experts=sizes.experts) for word in method))
 
 
-def methods(sizes: Sizes) -> dict[str, Callable[..., nn.Module]]:
-    """Partial methods by the name that the table shows."""
-    rank = sizes.rank
-    hmmoe = partial(HMMoE, groups=KINDS, rank=rank, experts_per_group=sizes.experts)
-    everything = ("q", "k", "v", "o", "fc1", "fc2")
-    return {
-        "linear_probe": LinearProbe,
-        REFERENCE: partial(SeriesAdapter, rank=rank),
-        f"series_adapter, rank {8 * rank}": partial(SeriesAdapter, rank=8 * rank),
-        "lora on q, v": partial(LoRA, rank=rank),
-        "lora by HF peft, qkv": partial(PeftLoRA, rank=rank),
-        "lora on all linears": partial(LoRA, rank=rank, targets=everything),
-        "hmmoe wide": hmmoe,
-        "hmmoe loop": partial(hmmoe, executor="loop"),
-    }
+def method(sizes: Sizes, given: Sequence[str]) -> Any:
+    """A partial method from its words."""
+    node = composed(words(sizes, given))["peft"]
+    said = any(word.startswith("peft.rank=") for word in given)
+    if "rank" in node and not said:
+        node = node | {"rank": sizes.rank}
+    return build.factory(node, "peft")
 
 
-def contestants(sizes: Sizes) -> dict[str, AdaptedModel]:
-    """One model per method. Those that inject nothing share the backbone; weights start away from the identity."""
-    backbone = towers(sizes)
-    head = partial(FusionHead, classes=29, hidden=512 if not sizes.tiny else 16, level="segment")
+def field(sizes: Sizes) -> dict[str, Any]:
+    """Every partial method that can take part, by the name that the table shows."""
+    return {name: method(sizes, given) for name, given in METHODS.items()} | public.installed(sizes.rank)
+
+
+def contestants(sizes: Sizes, methods: Mapping[str, Any]) -> dict[str, AdaptedModel]:
+    """One model per partial method, on equal towers; weights start away from the identity, equal for equal shapes."""
+    node = composed(words(sizes, METHODS[REFERENCE]))["backbone"]
+    torch.manual_seed(0)
+    backbone = build.part(node if sizes.tiny else without_weights(node), "backbone")
+    head = partial(FusionHead, classes=CLASSES, hidden=16 if sizes.tiny else 512, level="sample")
     models = {}
-    for name, method in methods(sizes).items():
-        own = copy.deepcopy(backbone) if name.startswith("lora") else backbone
+    for name, made in methods.items():
+        own = backbone if made.func.prepare is Peft.prepare else copy.deepcopy(backbone)
         torch.manual_seed(1)
-        models[name] = AdaptedModel(own, method, head)
+        models[name] = AdaptedModel(own, made, head)
         _move(models[name])
-    models["hmmoe loop"].peft.load_state_dict(models["hmmoe wide"].peft.state_dict())
     return models
 
 
@@ -102,12 +121,7 @@ def _move(model: AdaptedModel) -> None:
 
 
 def draw(sizes: Sizes, seed: int) -> Batch:
-    """A random batch of one picture and one sound per sample, with labels."""
-    generator = torch.Generator().manual_seed(seed)
-    size = 32 if sizes.tiny else 224
-    return {
-        "id": [str(i) for i in range(sizes.batch)],
-        "vision": torch.randn(sizes.batch, 1, 3, size, size, generator=generator),
-        "audio": torch.randn(sizes.batch, 1, 1, 128, sizes.frames, generator=generator),
-        "label": torch.randint(0, 29, (sizes.batch,), generator=generator),
-    }
+    """A random batch, one segment of every modality, with labels."""
+    inputs = composed(words(sizes, METHODS[REFERENCE]))["backbone"]["inputs"]
+    torch.manual_seed(seed)
+    return blank(inputs, {}, size=sizes.batch) | {"label": torch.randint(0, CLASSES, (sizes.batch,))}

@@ -46,7 +46,7 @@ def table(rows: Sequence[Row], record: Mapping[str, Any]) -> str:
     the machine has disturbed least.
     """
     setting = record["setting"]
-    sizes = "{batch} samples, {depth} block pairs, rank {rank}, {experts} experts per group".format(**setting)
+    sizes = "{host}: {batch} samples, rank {rank}, {experts} experts per group".format(**setting)
     how = "{precision}, {device}, {threads} thread(s), {rounds} rounds".format(**setting)
     versions = ", ".join(f"{name} {record[name]}" for name in ("python", "torch", "timm", "transformers"))
     lines = [

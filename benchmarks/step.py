@@ -1,8 +1,8 @@
-"""Training step and inference of HMMoE beside LoRA and bottleneck adapters, on ViT-B + AST-B shapes.
+"""Training step and inference of HMMoE beside its rivals, on the shapes of ViT-B + AST-B, ViT-B + BERT-B or Swin-V2-B.
 
     python -m benchmarks.step                                # table on the screen
     python -m benchmarks.step --markdown docs/performance.md --json bench.json
-    python -m benchmarks.step --precision bf16 --batch 8 --rank 16 --only "hmmoe wide + hmmoe loop"
+    python -m benchmarks.step --host swinv2_b --precision bf16 --batch 8 --only "hmmoe wide + hmmoe loop"
 
 Ratios to the bottleneck adapter of equal rank, paired round by round in one process. Absolute times of a busy machine
 move by a factor of two; believe the ratios, and those only when they repeat.
@@ -22,7 +22,7 @@ import transformers
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.contestants import REFERENCE, Sizes, contestants, draw
+from benchmarks.contestants import HOSTS, REFERENCE, Sizes, contestants, draw, field
 from benchmarks.report import Row, machine, table, write_section
 from benchmarks.timing import ratios, rounds, saved_bytes
 from hmmoe.model import AdaptedModel
@@ -48,7 +48,7 @@ class Contest:
         batch = self.batches[number % len(self.batches)]
         with self._context():
             logits = self.model(batch).logits
-        return F.cross_entropy(logits.float().flatten(0, 1), batch["label"])
+        return F.cross_entropy(logits.float(), batch["label"])
 
     def train(self, number: int) -> None:
         """One whole step."""
@@ -65,7 +65,7 @@ class Contest:
 
 
 def check(contests: Mapping[str, Contest]) -> None:
-    """Before any timing: everything finite, every trained tensor reached, both executors equal.
+    """Before any timing: everything finite, every trained tensor reached, all executors equal.
 
     Raises:
         AssertionError: what is wrong, by contestant.
@@ -77,11 +77,13 @@ def check(contests: Mapping[str, Contest]) -> None:
         dead = [key for key in roles(contest.model) if parameters[key].grad is None]
         wrong = [key for key, p in parameters.items() if p.grad is not None and not p.grad.isfinite().all()]
         assert not dead and not wrong, f"{name}: no gradient {dead[:3]}, not finite {wrong[:3]}"
-    pair = [contests[name] for name in ("hmmoe wide", "hmmoe loop") if name in contests]
-    if len(pair) == 2:
-        with torch.no_grad(), pair[0]._context():
-            wide, loop = (contest.model.eval()(contest.batches[0]).logits.float() for contest in pair)
-        torch.testing.assert_close(wide, loop, rtol=1e-2 if pair[0].bf16 else 1e-4, atol=1e-2 if pair[0].bf16 else 1e-5)
+    twins = [contest for name, contest in contests.items() if name.startswith("hmmoe")]
+    if len(twins) > 1:
+        with torch.no_grad(), twins[0]._context():
+            first, *others = (contest.model.eval()(contest.batches[0]).logits.float() for contest in twins)
+        near = {"rtol": 1e-2, "atol": 1e-2} if twins[0].bf16 else {"rtol": 1e-4, "atol": 1e-5}
+        for other in others:
+            torch.testing.assert_close(other, first, **near)
 
 
 def measure(contests: Mapping[str, Contest], *, count: int) -> list[Row]:
@@ -115,10 +117,10 @@ def measure(contests: Mapping[str, Contest], *, count: int) -> list[Row]:
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__.splitlines()[0])
-    for name, default in Sizes._field_defaults.items():
-        if not isinstance(default, bool):
-            parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--tiny", action="store_true", help="64 wide towers, to try the command itself")
+    parser.add_argument("--host", choices=HOSTS, default=Sizes().host)
+    for name in ("batch", "rank", "experts"):
+        parser.add_argument(f"--{name}", type=int, default=getattr(Sizes(), name))
+    parser.add_argument("--tiny", action="store_true", help="the mini towers, to try the command itself")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
@@ -135,16 +137,15 @@ def main(given: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     sizes = Sizes(**{name: getattr(args, name) for name in Sizes._fields})
-    models = contestants(sizes)
-    wanted = {name.strip() for name in args.only.split("+")} if args.only else set(models)
-    unknown = wanted - set(models)
-    if unknown:
-        raise SystemExit(f"--only names {sorted(unknown)}; choose from: {' + '.join(models)}")
+    known = field(sizes)
+    wanted = {REFERENCE, *(name.strip() for name in args.only.split("+"))} if args.only else set(known)
+    if unknown := wanted - set(known):
+        raise SystemExit(f"--only names {sorted(unknown)}; choose from: {' + '.join(known)}")
+    models = contestants(sizes, {name: made for name, made in known.items() if name in wanted})
     batches = [move(draw(sizes, seed), args.device) for seed in range(3)]
     contests = {
         name: Contest(model.to(args.device), batches, bf16=args.precision == "bf16", device=args.device)
         for name, model in models.items()
-        if name in wanted | {REFERENCE}
     }
     check(contests)
     rows = measure(contests, count=args.rounds)
@@ -156,7 +157,7 @@ def main(given: Sequence[str] | None = None) -> None:
     if args.json:
         args.json.write_text(json.dumps(record | {"rows": [row._asdict() for row in rows]}, indent=2) + "\n")
     if args.markdown:
-        write_section(args.markdown, f"step {args.precision} batch {args.batch}", text)
+        write_section(args.markdown, f"step {args.host} {args.precision} batch {args.batch}", text)
 
 
 def move(batch: Batch, device: str) -> Batch:

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.contestants import REFERENCE, Sizes, contestants, draw
+from benchmarks import growth
+from benchmarks.contestants import REFERENCE, Sizes, contestants, draw, field
 from benchmarks.report import write_section
 from benchmarks.step import Contest, check, main
 from benchmarks.timing import Clock, Spread, ratios, rounds, saved_bytes
 
-TINY = Sizes(depth=1, rank=4, frames=48, tiny=True)
+TINY = Sizes(rank=4, tiny=True)
 
 
 def test_ratios_are_taken_inside_a_round() -> None:
@@ -39,11 +40,12 @@ def test_saved_bytes_count_activations_once_and_no_parameters() -> None:
 
 def test_contestants_are_alive_and_executors_agree() -> None:
     contests = {
-        name: Contest(model, [draw(TINY, 0)], bf16=False, device="cpu") for name, model in contestants(TINY).items()
+        name: Contest(model, [draw(TINY, 0)], bf16=False, device="cpu")
+        for name, model in contestants(TINY, field(TINY)).items()
     }
     check(contests)
     with torch.no_grad():
-        contests["hmmoe loop"].model.peft.execute = lambda *given: {}
+        contests["hmmoe loop"].model.peft._executor = lambda tokens: lambda *given: {}
     with pytest.raises(AssertionError):
         check(contests)
 
@@ -51,13 +53,13 @@ def test_contestants_are_alive_and_executors_agree() -> None:
 def test_the_command_writes_table_and_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page, numbers = tmp_path / "performance.md", tmp_path / "bench.json"
     page.write_text("# Title\n\nText.\n")
-    given = ["--tiny", "--depth", "1", "--frames", "48", "--rank", "4", "--rounds", "2", "--only", "hmmoe wide"]
+    given = ["--tiny", "--rank", "4", "--rounds", "2", "--only", "hmmoe wide"]
     main([*given, "--json", str(numbers), "--markdown", str(page)])
     rows = {row["name"]: row for row in json.loads(numbers.read_text())["rows"]}
     assert set(rows) == {REFERENCE, "hmmoe wide"}
     assert rows[REFERENCE]["train"] == [1.0, 1.0, 1.0]
     assert rows["hmmoe wide"]["saved"] > rows[REFERENCE]["saved"] > 0
-    assert page.read_text().startswith("# Title\n\nText.\n\n<!-- step fp32 batch 2 -->")
+    assert page.read_text().startswith("# Title\n\nText.\n\n<!-- step vit_b_ast_b fp32 batch 2 -->")
     assert "| hmmoe wide |" in capsys.readouterr().out
 
 
@@ -71,4 +73,12 @@ def test_a_section_is_replaced_in_its_place(tmp_path: Path) -> None:
 
 def test_an_unknown_contestant_is_named() -> None:
     with pytest.raises(SystemExit, match="choose from: linear_probe"):
-        main(["--tiny", "--depth", "1", "--frames", "48", "--rank", "4", "--only", "hmmoe fast"])
+        main(["--tiny", "--rank", "4", "--only", "hmmoe fast"])
+
+
+def test_growth_is_measured_from_the_first_value(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    numbers = tmp_path / "growth.json"
+    growth.main(["--tiny", "--rank", "4", "--rounds", "2", "--values", "2", "6", "--json", str(numbers)])
+    first, last = json.loads(numbers.read_text())["rows"]
+    assert first["train"] == [1.0, 1.0, 1.0] and last["trained"] > first["trained"]
+    assert "| experts 6, auto |" in capsys.readouterr().out
