@@ -7,7 +7,7 @@ import argparse
 import importlib
 from pathlib import Path
 
-STEPS = {"vit": 4500, "bert": 1800, "ast": 500, "swinv2": 1400, "valor_audio": 500, "swin3d": 1500, "vlmo": 1500}
+STEPS = {"vit": 4500, "bert": 1800, "ast": 500, "swinv2": 1400, "valor_audio": 500, "swin3d": 700, "vlmo": 1400}
 OUT = Path("hmmoe/backbones/mini")
 
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hmmoe.assets import locate
+from scripts.pretrain_mini import STEPS
 from scripts.probing.facts import HEADER, facts
 from scripts.probing.logistic import accuracy, majority
 from scripts.probing.questions import Material, generated, in_parts
@@ -73,7 +74,7 @@ def put(card: str, mark: str, head: Sequence[str], lines: Sequence[Sequence[str]
     known = [[cell.strip() for cell in line.strip("| ").split("|")] for line in old.strip().splitlines()[2:]]
     new = {line[0] for line in lines}
     body = sorted(
-        [line for line in known if line[0] not in new] + list(lines), key=lambda line: [*WHERE].index(line[0])
+        [line for line in known if line[0] not in new] + list(lines), key=lambda line: [*STEPS].index(line[0])
     )
     table = "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *body))
     return f"{above}{start}\n{table}\n{end}{below}"
@@ -101,7 +102,7 @@ def main() -> None:
         table.add_row(*row.cells())
     Console(width=120).print(table)
     if given.write:
-        card = put(CARD.read_text(), "facts", HEADER, [facts(CARD.parent / name) for name in WHERE])
+        card = put(CARD.read_text(), "facts", HEADER, [facts(CARD.parent / name) for name in STEPS])
         CARD.write_text(put(card, "real" if given.real else "probes", COLUMNS, [row.cells() for row in rows]))
 
 

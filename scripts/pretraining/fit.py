@@ -63,8 +63,9 @@ def _plot(rows: list[tuple[int, float, float]], path: Path) -> None:
 
 
 def save_half(state: dict[str, Tensor], path: Path) -> None:
-    """Weights as float16: the towers travel with the repository."""
-    save_file({name: tensor.detach().half().contiguous() for name, tensor in state.items()}, path)
+    """Weights as float16: the towers travel with the repository. Index tables stay whole numbers."""
+    tensors = {name: tensor.detach().half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
 
 
 def shuffled(tensors: tuple[Tensor, ...], size: int, seed: int) -> Iterator[tuple[Tensor, ...]]:

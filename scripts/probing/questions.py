@@ -129,6 +129,8 @@ def generated(tower: str, inputs: dict[str, Any], train: int, test: int) -> Iter
         "swinv2": (("vision", things), ("audio", noises)),
         "ast": (("audio", noises),),
         "bert": (("text", sentences),),
+        "valor_audio": (("audio", noises),),
+        "swin3d": (("vision", things), ("vision", stacks)),
     }
     for modality, make in ask[tower]:
         yield make(inputs[modality], train, test)

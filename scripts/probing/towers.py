@@ -22,8 +22,10 @@ WHERE = {
     "swinv2": ("lavish_swinv2_l", "vision"),
     "ast": ("vit_b_ast_b", "audio"),
     "bert": ("vit_b_bert_b", "text"),
+    "valor_audio": ("valor_base", "audio"),
+    "swin3d": ("valor_base", "vision"),
 }
-"""Which file of conf/scale/mini/backbone, and which of its towers."""
+"""Which file of conf/scale/mini/backbone, and which of its towers; VLMo, one sequence of both, is none."""
 
 
 class Tower(NamedTuple):
