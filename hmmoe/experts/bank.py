@@ -1,7 +1,8 @@
 """All experts of one site: stacked projections of every stream and what each kind needs between them."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import torch
@@ -27,6 +28,11 @@ class Slot(NamedTuple):
     modalities: tuple[str, ...]
     rank: int
     experts: int
+
+    @property
+    def name(self) -> str:
+        """The kind and those whom it joins: single:vision, cross:vision+text."""
+        return f"{self.kind}:{'+'.join(self.modalities)}"
 
 
 class Group(NamedTuple):
@@ -56,6 +62,7 @@ class ExpertBank(nn.Module):
         heads: attention heads of a cross expert.
         gate_space: where a channel expert scales, "rank" or "full".
         memory: modalities that are read and never updated: no group of their own, no up-projection.
+        drop: slot name -> experts that are not built (they were pruned); a slot without experts is no group.
     """
 
     def __init__(
@@ -67,18 +74,22 @@ class ExpertBank(nn.Module):
         heads: int = 1,
         gate_space: Literal["rank", "full"] = "rank",
         memory: Collection[str] = (),
+        drop: Mapping[str, Collection[int]] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         self.modalities = tuple(widths)
         self.targets = tuple(m for m in widths if m not in memory)
-        self.slots = tuple(
+        self.whole = tuple(
             Slot(kind, pair, *plans[kind])
             for kind in KINDS
             if kind in plans
             for pair in combinations(self.modalities, 1 if kind == "single" else 2)
             if set(pair) - set(memory)
         )
-        self.groups = {m: self._groups_of(m) for m in self.targets}
+        """The slots before anything was dropped."""
+        left = (slot._replace(experts=slot.experts - len(set(drop.get(slot.name, ())))) for slot in self.whole)
+        self.slots = tuple(slot for slot in left if slot.experts)
+        self.groups = {m: groups_of(m, self.slots) for m in self.targets}
         self.down, self.down_bias, self.up = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
         for m, width in widths.items():
             mine = [slot for slot in self.slots if m in slot.modalities]
@@ -101,15 +112,6 @@ class ExpertBank(nn.Module):
                     middle = ChannelAttention(slot.experts, slot.rank, width=widths[m], space=gate_space)
                 self.middle[key(m, group)] = middle
 
-    def _groups_of(self, m: str) -> tuple[Group, ...]:
-        groups = []
-        for index, slot in enumerate(self.slots):
-            if m in slot.modalities:
-                source = next((n for n in slot.modalities if n != m), None)
-                name = slot.kind if source is None else f"{slot.kind}:{source}"
-                groups.append(Group(name, index, source, slot.experts))
-        return tuple(groups)
-
     def split(self, m: str, flat: Float[Tensor, "*S H"]) -> dict[int, Float[Tensor, "*S E R"]]:
         """Hidden channels of stream m to its slots."""
         mine = [i for i, slot in enumerate(self.slots) if m in slot.modalities]
@@ -119,6 +121,17 @@ class ExpertBank(nn.Module):
     def hidden(self, m: str) -> int:
         """Hidden channels of stream m: columns of ``up`` before the output biases."""
         return self.down[m].shape[0]
+
+
+def groups_of(m: str, slots: Sequence[Slot]) -> tuple[Group, ...]:
+    """The groups of a target stream, in the order of the slots."""
+    groups = []
+    for index, slot in enumerate(slots):
+        if m in slot.modalities:
+            source = next((n for n in slot.modalities if n != m), None)
+            name = slot.kind if source is None else f"{slot.kind}:{source}"
+            groups.append(Group(name, index, source, slot.experts))
+    return tuple(groups)
 
 
 def key(m: str, group: Group) -> str:

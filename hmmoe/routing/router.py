@@ -3,7 +3,7 @@
 Logits and softmax are float32 whatever the autocast: in bf16 about 0.3 % of the selections flip.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -43,7 +43,14 @@ class Router(Routes):
         granularity: one decision per token, segment or sample.
         renormalize: divide the kept weights by their sum. Refused where k = 1 would make the weight a constant 1 that
             gives the router no gradient.
+        drop: experts of each group that were pruned. They keep their logit, so the weights of the others stay what they
+            were, and cannot be selected; a group that lost all its experts is gone. Everything that is returned, and
+            ``groups``, ``sizes`` and ``k``, speak of what is left.
+
+    ``barred`` (G, E), where it is set, takes experts away for a test: as if pruned, but still there.
     """
+
+    barred: Bool[Tensor, "G E"] | None
 
     def __init__(
         self,
@@ -56,6 +63,7 @@ class Router(Routes):
         mode: Mode = "two_level",
         granularity: Granularity = "token",
         renormalize: bool = False,
+        drop: Sequence[Collection[int]] | None = None,
     ) -> None:
         super().__init__()
         if mode not in ("two_level", "flat", "fixed", "uniform", "random"):
@@ -67,7 +75,14 @@ class Router(Routes):
                 "peft.renormalize with k = 1 makes the kept weight a constant 1, so the router would get no gradient: "
                 "set peft.k=2 or peft.renormalize=false"
             )
-        self.target, self.groups, self.sizes, self.k = target, tuple(groups), tuple(sizes), tuple(k)
+        self.target, self.built = target, tuple(sizes)
+        left = [
+            [e for e in range(size) if e not in gone]
+            for size, gone in zip(sizes, drop or [()] * len(sizes), strict=True)
+        ]
+        stay = [g for g, experts in enumerate(left) if experts]
+        self.groups, self.sizes = tuple(groups[g] for g in stay), tuple(len(left[g]) for g in stay)
+        self.k = tuple(min(k[g], len(left[g])) for g in stay)
         self.mode, self.granularity, self.renormalize = mode, granularity, renormalize
         self.others = tuple(name for name in widths if name != target)
         logits = sum(sizes) + (0 if mode == "flat" else len(groups))
@@ -78,8 +93,15 @@ class Router(Routes):
         if mode in ("two_level", "flat", "fixed"):
             self.bias = nn.Parameter(torch.zeros(logits))
         self.even = len({*zip(self.sizes, self.k, strict=True)}) == 1
-        taken = torch.arange(max(sizes)) < torch.tensor(self.sizes)[:, None]
+        taken = torch.arange(max(self.sizes, default=0)) < torch.tensor(self.sizes)[:, None]
         self.register_buffer("real", taken, persistent=False)
+        self.register_buffer("barred", None, persistent=False)
+        self.pruned = self.sizes != self.built
+        self.kept_of_all = sum(min(pair) for pair in zip(k, sizes, strict=True))
+        first = [sum(self.built[:g]) for g in range(len(self.built))]
+        flat = [first[g] + e for g in stay for e in left[g]]
+        self.register_buffer("stay", torch.tensor(stay, dtype=torch.long), persistent=False)
+        self.register_buffer("left", torch.tensor(flat, dtype=torch.long), persistent=False)
 
     def forward(self, tokens: Mapping[str, Float[Tensor, "S _N _D"]], streams: Mapping[str, Stream]) -> Routing:
         """Decide for every token of the target stream.
@@ -121,25 +143,37 @@ class Router(Routes):
     def _learned(self, logits: Float[Tensor, "S n L"]) -> tuple[Tensor, Tensor, Tensor, Bool[Tensor, "S n G E"]]:
         if self.mode == "flat":
             return self._flat(logits)
-        group = logits[..., : len(self.groups)].softmax(-1)
-        probs = self._pad(logits[..., len(self.groups) :], float("-inf")).softmax(-1)
+        count = len(self.built)
+        group = logits[..., :count].softmax(-1)
+        if self.pruned:
+            parts = [part.softmax(-1) for part in logits[..., count:].split(self.built, -1)]
+            group, probs = group[..., self.stay], self._pad(torch.cat(parts, -1)[..., self.left], 0.0)
+        else:
+            probs = self._pad(logits[..., count:], float("-inf")).softmax(-1)
         selected = self._select(probs)
         return group, self._kept(probs, selected), probs, selected
 
     def _flat(self, logits: Float[Tensor, "S n L"]) -> tuple[Tensor, Tensor, Tensor, Bool[Tensor, "S n G E"]]:
         flat = logits.softmax(-1)
-        probs = self._pad(flat, 0.0)
-        selected = self._pad(top_k(flat, sum(min(pair) for pair in zip(self.k, self.sizes, strict=True))), False)
+        if self.pruned:
+            flat = flat[..., self.left]
+        probs, scores = self._pad(flat, 0.0), flat
+        if self.barred is not None:
+            scores = flat.masked_fill(self.barred[self.real], -1)
+        selected = self._pad(top_k(scores, self.kept_of_all), False)
+        selected = self._allowed(selected)
         weights = probs * selected
+        tiny = torch.finfo(weights.dtype).tiny
         if self.renormalize:
-            weights = weights / weights.sum((-2, -1), keepdim=True)
+            weights = weights / weights.sum((-2, -1), keepdim=True).clamp(min=tiny)
         group = weights.sum(-1)
-        tiny = torch.finfo(group.dtype).tiny
         return group, weights / group.clamp(min=tiny).unsqueeze(-1), probs, selected
 
     def _kept(self, probs: Float[Tensor, "S n G E"], selected: Bool[Tensor, "S n G E"]) -> Float[Tensor, "S n G E"]:
         kept = probs * selected
-        return kept / kept.sum(-1, keepdim=True) if self.renormalize else kept
+        if not self.renormalize:
+            return kept
+        return kept / kept.sum(-1, keepdim=True).clamp(min=torch.finfo(kept.dtype).tiny)
 
     def _unlearned(self, rows: int, count: int, device: torch.device) -> tuple[Tensor, Tensor, None, Tensor]:
         shape = (rows, count, len(self.groups))
@@ -148,12 +182,19 @@ class Router(Routes):
         if self.mode == "random" and self.training:
             draw = torch.rand(*shape, max(self.sizes), device=device).masked_fill(~self.real, -1)
             selected = self._select(draw)
-        return group, selected / selected.sum(-1, keepdim=True), None, selected
+        weights = selected / selected.sum(-1, keepdim=True)
+        return group, self._allowed(weights), None, self._allowed(selected)
 
     def _select(self, scores: Float[Tensor, "S n G E"]) -> Bool[Tensor, "S n G E"]:
+        if self.barred is not None:
+            scores = scores.masked_fill(self.barred, -1)
         if self.even:
-            return top_k(scores, self.k[0])
-        return torch.stack([top_k(scores[..., g, :], k) for g, k in enumerate(self.k)], -2) & self.real
+            return self._allowed(top_k(scores, self.k[0]))
+        return self._allowed(torch.stack([top_k(scores[..., g, :], k) for g, k in enumerate(self.k)], -2) & self.real)
+
+    def _allowed(self, values: Tensor) -> Tensor:
+        """Zero, or False, for the experts that are barred."""
+        return values if self.barred is None else values.masked_fill(self.barred, 0)
 
     def _pad(self, flat: Tensor, value: float | bool) -> Tensor:
         """(..., sum of sizes) to (..., G, E), short groups filled up."""
