@@ -101,7 +101,7 @@ class Data:
         return SimpleNamespace(tokenizer=type("T", (), {**vars(special), "__len__": lambda self: 10})())
 
 
-def test_the_callback_leaves_what_the_figures_read(tmp_path: Path):
+def test_the_callback_leaves_what_the_figures_read(tmp_path: Path, unchecked: None):
     task = SimpleNamespace(val_splits=("val", "dev"), test_splits=("test",))
     trainer = SimpleNamespace(is_global_zero=True, sanity_checking=False, datamodule=Data(), current_epoch=3)
     callback = TokenExamples(tmp_path, top=2, sites=1, least=1)
@@ -120,7 +120,7 @@ def test_the_callback_leaves_what_the_figures_read(tmp_path: Path):
     assert len(tiles) == 6 and all(isinstance(tile, np.ndarray) for tile in tiles)
 
 
-def test_silent_without_routing_and_refused_without_sense(tmp_path: Path):
+def test_silent_without_routing_and_refused_without_sense(tmp_path: Path, unchecked: None):
     trainer = SimpleNamespace(is_global_zero=True, sanity_checking=False, datamodule=Data(), current_epoch=0)
     callback = TokenExamples(tmp_path / "routing")
     callback.on_test_batch_end(trainer, SimpleNamespace(test_splits=("test",)), {"routing": {}}, {"id": ["a"]}, 0)

@@ -12,7 +12,7 @@ def clock(monkeypatch):
     return now
 
 
-def test_the_median_of_steps_inside_epochs(clock):
+def test_the_median_of_steps_inside_epochs(clock, unchecked):
     timer = step_times.StepTimes()
     assert timer.report() == {}
     for starts in ((0.0, 0.1, 0.2, 0.5), (100.0, 100.1)):  # a long validation in between
@@ -23,7 +23,7 @@ def test_the_median_of_steps_inside_epochs(clock):
     assert timer.report() == {"step_ms": pytest.approx(100)}
 
 
-def test_only_the_last_steps_are_kept(clock):
+def test_only_the_last_steps_are_kept(clock, unchecked):
     timer = step_times.StepTimes(keep=3)
     for start in (0, 10, 11, 12, 13):
         clock[0] = start

@@ -204,12 +204,13 @@ def notes(entries: Sequence[Entry], metric: str) -> list[str]:
     for one in entries:
         if one.mixes:
             found.append(f"{one.row.label}: pools runs that differ in {', '.join(one.mixes)}; n counts runs, not seeds")
-    if any(one.primary.std is not None for one in entries):
-        found.append(
-            f"detectable: smallest true difference that a t test (level {ALPHA:.2g}, power {POWER}) would find: "
-            "between two methods with as many seeds; under `Differences` on these pairs"
-        )
     compared = [one.comparison for one in entries if one.comparison is not None]
+    if any(one.primary.std is not None for one in entries):
+        pairs = "; under `Differences` on these pairs" if compared else ""
+        found.append(
+            f"detectable: smallest true difference that a t test (level {ALPHA:.2g}, power {POWER}) would find, "
+            f"between two methods with as many seeds{pairs}"
+        )
     if compared:
         found.append(
             f"{len(compared)} comparison{'s' if len(compared) > 1 else ''} in {metric}: p marked Holm are adjusted for "

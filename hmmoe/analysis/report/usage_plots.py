@@ -1,9 +1,10 @@
 """HMMoE's figure 3 over seeds, the load of every expert against its fair share, and what each expert gets to see."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter
@@ -138,27 +139,22 @@ def patch_examples(rows: Sequence[Example], tiles: Sequence[np.ndarray], title: 
     width = len(sites) * (top * (TILE + 2) + gap)
     figure = Figure(figsize=(width / 75 + 1.6, height / 75 + 0.8), layout="constrained")
     axis = figure.subplots()
+    # One canvas for all crops: hundreds of images in an axis take seconds to draw.
+    canvas = np.full((height, width, 3), 255, dtype=np.uint8)
+    frames = []
     for column, site in enumerate(sites):
         left = column * (top * (TILE + 2) + gap)
         axis.text(left + top * (TILE + 2) / 2, -8, site, ha="center", va="bottom", fontsize=9)
-        for line, (group, expert) in enumerate(experts):
+        for line, expert in enumerate(experts):
             up = line * (TILE + 12)
-            for row in table.get((site, group, expert), []):
+            for row in table.get((site, *expert), []):
                 x = left + row.rank * (TILE + 2)
-                axis.imshow(tiles[row.tile], extent=(x, x + TILE, up + TILE, up), interpolation="nearest")
-                third = TILE / 3
-                axis.add_patch(
-                    Rectangle((x + third, up + third), third, third, fill=False, edgecolor="#e11d48", linewidth=0.8)
-                )
-                axis.text(
-                    x + TILE / 2,
-                    up + TILE + 1,
-                    f"{100 * row.share:.0f}",
-                    ha="center",
-                    va="top",
-                    fontsize=6,
-                    color="#555555",
-                )
+                canvas[up : up + TILE, x : x + TILE] = tiles[row.tile]
+                frames.append(Rectangle((x + TILE / 3, up + TILE / 3), TILE / 3, TILE / 3))
+                share = {"ha": "center", "va": "top", "fontsize": 6, "color": "#555555"}
+                axis.text(x + TILE / 2, up + TILE + 1, f"{100 * row.share:.0f}", **share)
+    axis.imshow(canvas, extent=(0, width, height, 0), interpolation="nearest")
+    axis.add_collection(PatchCollection(frames, facecolor="none", edgecolor="#e11d48", linewidth=0.8))
     axis.set_xlim(-2, width - gap)
     axis.set_ylim(height - gap, -22)
     axis.set_aspect("equal")
@@ -170,7 +166,7 @@ def patch_examples(rows: Sequence[Example], tiles: Sequence[np.ndarray], title: 
     return figure
 
 
-def _by_expert(rows) -> dict[tuple[str, str, int], list[Example]]:
+def _by_expert(rows: Iterable[Example]) -> dict[tuple[str, str, int], list[Example]]:
     table: dict[tuple[str, str, int], list[Example]] = {}
     for row in rows:
         table.setdefault((row.site, row.group, row.expert), []).append(row)

@@ -16,7 +16,8 @@ from tests.analysis.report.folders import exemplify, make, route
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for seed, shift in ((1, 0.0), (2, 0.1), (3, 0.05)):
-        exemplify(route(make(folder / str(seed), seed=seed), shift=shift, dead=seed == 1))
+        route(make(folder / str(seed), seed=seed), shift=shift, dead=seed == 1)
+    exemplify(folder / "1")
     return folder
 
 
@@ -59,8 +60,7 @@ def test_the_command_draws_everything_from_the_files(root, capsys):
     assert utilisation.main([str(root), "--out", str(root / "out")]) == 0
     folder = root / "out" / "utilisation" / "nlvr_hmmoe"
     names = {path.stem for path in folder.glob("*.png")}
-    assert {"kinds_by_depth", "load", "heatmap"} <= names
-    assert {f"{what}_seed{seed}" for what in ("words", "patches") for seed in (1, 2, 3)} <= names
+    assert names == {"kinds_by_depth", "load", "heatmap", "words_seed1", "patches_seed1"}
     with Image.open(folder / "kinds_by_depth.png") as picture:
         assert min(picture.size) > 400
     assert "kinds_by_depth.svg" in capsys.readouterr().out
