@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from hmmoe.errors import ConfigError
-from hmmoe.experts.bank import KINDS, ExpertBank, Plan
+from hmmoe.experts.bank import KINDS, ExpertBank, Group, Plan, groups_of
 from hmmoe.experts.loop import loop
 from hmmoe.experts.wide import wide
 from hmmoe.peft.base import Peft, Size, chosen
@@ -42,6 +42,8 @@ class HMMoE(Peft):
         gate_space: channel experts scale at "rank" or "full" width.
         executor: "wide" or its oracle "loop"; one result.
         balance_weight: see ``Peft``.
+        drop: site label -> slot (``single:vision``, ``cross:vision+text``) -> experts that are not built, as
+            ``python -m hmmoe.prune`` finds them; routers keep their logits, see ``Router``.
 
     Raises:
         ConfigError: a setting that cannot work, with the key to change.
@@ -68,6 +70,7 @@ class HMMoE(Peft):
         gate_space: Literal["rank", "full"] = "rank",
         executor: Literal["wide", "loop"] = "wide",
         balance_weight: float = 0.0,
+        drop: Mapping[str, Mapping[str, Sequence[int]]] | None = None,
     ) -> None:
         super().__init__(sites, balance_weight=balance_weight)
         if placement not in ("ffn_out", "parallel_ffn") or reads not in ("ffn", "hidden"):
@@ -79,14 +82,17 @@ class HMMoE(Peft):
         self.placement, self.reads, self.execute = placement, reads, EXECUTORS[executor]
         plans, kept = _plans(groups, rank, experts_per_group, k)
         self.banks, self.routers = nn.ModuleDict(), nn.ModuleDict()
+        self.drop = {site: dict(slots) for site, slots in (drop or {}).items()}
+        dropped = dict(self.drop)
         for index in sorted(chosen(sites, at)):
             site = sites[index]
-            bank = ExpertBank(site.widths, plans, act=act, heads=heads, gate_space=gate_space, memory=site.memory)
-            if not all(bank.groups.values()):
-                raise ConfigError(
-                    f"peft.groups={sorted(plans)} leaves nothing for {sorted(site.widths)}: cross and channel experts "
-                    "need a second modality, so add single to peft.groups"
-                )
+            gone = dropped.pop(site.label, {})
+            sizes = {"act": act, "heads": heads, "gate_space": gate_space, "memory": site.memory}
+            bank = ExpertBank(site.widths, plans, **sizes, drop=gone)
+            whole = {m: groups_of(m, bank.whole) for m in bank.targets}
+            _check(site, plans, bank, gone, whole)
+            if not bank.slots:
+                continue
             self.banks[site.label] = bank
             self.routers[site.label] = nn.ModuleDict(
                 {
@@ -95,23 +101,25 @@ class HMMoE(Peft):
                         site.widths,
                         [group.name for group in mine],
                         sizes=[group.experts for group in mine],
-                        k=[kept[bank.slots[group.slot].kind] for group in mine],
+                        k=[kept[bank.whole[group.slot].kind] for group in mine],
                         mode=routing,
                         granularity=granularity,
                         renormalize=renormalize,
+                        drop=[gone.get(bank.whole[group.slot].name, ()) for group in mine],
                     )
-                    for m, mine in bank.groups.items()
+                    for m, mine in whole.items()
+                    if bank.groups[m]
                 }
             )
+        if dropped:
+            raise ConfigError(f"peft.drop names {sorted(dropped)}: the adapted sites are {sorted(self.banks)}")
 
     def forward(self, site: Site, streams: dict[str, Stream]) -> Adapted:
         """Deltas and routing of every stream that is not memory."""
         if site.label not in self.banks:
             return Adapted({}, {})
         tokens = {m: self._read(stream) for m, stream in streams.items()}
-        routing = {
-            m: self.routers[site.label][m](tokens, streams) for m, stream in streams.items() if not stream.memory
-        }
+        routing = {m: self.routers[site.label][m](tokens, streams) for m in streams if m in self.routers[site.label]}
         keeps = {m: stream.keep for m, stream in streams.items()}
         gates = {m: decision.weights for m, decision in routing.items()}
         return Adapted(self.execute(self.banks[site.label], tokens, gates, keeps), routing)
@@ -120,6 +128,28 @@ class HMMoE(Peft):
         if self.placement == "ffn_out":
             return stream.out if self.reads == "ffn" else stream.residual + stream.out
         return stream.inp if self.reads == "ffn" else stream.residual
+
+
+def _check(
+    site: Site,
+    plans: Mapping[str, Plan],
+    bank: ExpertBank,
+    gone: Mapping[str, Sequence[int]],
+    whole: Mapping[str, Sequence[Group]],
+) -> None:
+    """Every stream has a group, and what is dropped exists."""
+    if not all(whole.values()):
+        raise ConfigError(
+            f"peft.groups={sorted(plans)} leaves nothing for {sorted(site.widths)}: cross and channel experts "
+            "need a second modality, so add single to peft.groups"
+        )
+    known = {slot.name: slot.experts for slot in bank.whole}
+    for name, experts in gone.items():
+        if name not in known or not set(experts) <= set(range(known[name])):
+            raise ConfigError(
+                f"peft.drop.{site.label}.{name}={list(experts)}: {site.label} holds "
+                f"{', '.join(f'{slot} (0..{count - 1})' for slot, count in known.items())}"
+            )
 
 
 def _plans(
