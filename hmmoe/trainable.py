@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hmmoe.errors import CheckpointError, ConfigError
+from hmmoe.errors import CheckpointError, ConfigError, Diverged
 from hmmoe.marks import Inserted, Routes
 from hmmoe.model import AdaptedModel
 
@@ -108,11 +108,14 @@ def check_live(model: AdaptedModel) -> None:
         )
 
 
-def check_finite(loss: Tensor, step: int) -> None:
-    """Stop at a loss that is NaN or infinite.
+def check_finite(loss: Tensor, epoch: int, step: int) -> None:
+    """Stop at a loss that is NaN or infinite; both counts start at 0.
 
     Raises:
-        ConfigError: names the step and what to change.
+        Diverged: names epoch, step and what to change.
     """
     if not torch.isfinite(loss):
-        raise ConfigError(f"the loss at step {step} is {loss.item()}: lower optim.lr or use precision=32")
+        raise Diverged(
+            f"the loss is {loss.item()} in epoch {epoch + 1}, step {step}; the checkpoints of the epochs before are "
+            "kept. Lower optim.lr.adapters or trainer.gradient_clip_val, raise optim.warmup, or use precision=32-true"
+        )

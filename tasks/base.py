@@ -72,6 +72,16 @@ class Task(L.LightningModule, ABC):
     def predict(self, output: ModelOutput, batch: Batch) -> dict[str, Any]:
         """Columns of the predictions file beside ``id``: prediction and label, lists or tensors of B rows."""
 
+    def score_names(self) -> set[str] | None:
+        """What training and validation log; None where a metric names its scores only when it computes them."""
+        names = {"train/balance"}
+        for split in ("train", *self.val_splits):
+            for name, metric in self.scores[f"on {split}"].items():
+                if "dict" in str(type(metric).compute.__annotations__.get("return", "dict")):
+                    return None
+                names.add(f"{split}/{name}")
+        return names
+
     def ablated(self, modalities: Sequence[str]) -> tuple[str, ...]:
         """The modalities that test splits are scored with alone; none where there is only one."""
         return tuple(modalities) if len(modalities) > 1 else ()
@@ -125,7 +135,8 @@ class Task(L.LightningModule, ABC):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Stop before a loss that is not finite reaches the weights."""
-        check_finite(self.scores["on train"]["loss"].mean_value, self.trainer.global_step)
+        loss = self.scores["on train"]["loss"].mean_value
+        check_finite(loss, self.trainer.current_epoch, self.trainer.global_step)
 
     def optimizer_step(self, *args: Any, **options: Any) -> None:
         """Step, then let the method act on it while its gradients are there."""

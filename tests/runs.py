@@ -73,6 +73,19 @@ def composed(*overrides: str, config: str = "train") -> Iterator[DictConfig]:
             HydraConfig.instance().cfg = None
 
 
+class FailOnRank(Callback):
+    """One rank of one run fails in the first epoch."""
+
+    def __init__(self, rank: int, seed: int, only: int) -> None:
+        self.rank, self.chosen = rank, seed == only
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.chosen and trainer.global_rank == self.rank:
+            raise RuntimeError(f"rank {self.rank} was told to fail")
+
+
 class StopAt(Callback):
     """Fails in the middle of an epoch."""
 

@@ -1,7 +1,12 @@
-"""Two files: ``last.ckpt`` to go on from, ``best.ckpt`` to report. Megabytes, loadable under ``weights_only``."""
+"""Two files: ``last.ckpt`` to go on from, ``best.ckpt`` to report. Megabytes, loadable under ``weights_only``.
 
+Both are there whole or not at all, whenever the process dies.
+"""
+
+import math
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from hmmoe.callbacks.boundary import EpochBoundary, numbers
 from hmmoe.callbacks.metrics_file import MetricsFile
-from hmmoe.errors import ConfigError
+from hmmoe.errors import ConfigError, Diverged
 
 
 class RunCheckpoint(EpochBoundary, Checkpoint):
@@ -38,6 +43,19 @@ class RunCheckpoint(EpochBoundary, Checkpoint):
         """Weights of the best epoch."""
         return self.folder / "best.ckpt"
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A score that will never be logged is missed before the first epoch, where the task can tell."""
+        names = pl_module.score_names() if hasattr(pl_module, "score_names") else None
+        if names is not None:
+            self._check_known(names)
+        if trainer.is_global_zero:
+            for left in self.folder.glob("*.new"):  # of a process that was killed while it wrote
+                left.unlink()
+
+    def _check_known(self, names: Collection[str]) -> None:
+        if self.monitor not in names:
+            raise ConfigError(f"monitor={self.monitor} is never logged: choose from {', '.join(sorted(names))}")
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Scores of an epoch that was killed are logged again."""
         super().on_train_start(trainer, pl_module)
@@ -50,20 +68,27 @@ class RunCheckpoint(EpochBoundary, Checkpoint):
         if trainer.fast_dev_run:
             return
         metrics = numbers(trainer)
-        if self.monitor not in metrics:
-            raise ConfigError(f"monitor={self.monitor} is never logged: choose from {', '.join(sorted(metrics))}")
+        self._check_known(metrics)
+        if not math.isfinite(metrics[self.monitor]):
+            raise Diverged(
+                f"{self.monitor} is {metrics[self.monitor]} after epoch {epoch + 1}; the checkpoints of the epochs "
+                "before are kept. Lower optim.lr.adapters, or use precision=32-true"
+            )
         improved = self._better(metrics[self.monitor])
         if improved:
             self.metrics, self.epoch = metrics, epoch
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFile):
                 logger.flush()  # what this checkpoint goes on from must stand in the file
-        last = self.folder / "last.ckpt"
-        trainer.save_checkpoint(last)
-        if improved and trainer.is_global_zero:
-            fresh = self.best.with_suffix(".new")
-            shutil.copyfile(last, fresh)
-            os.replace(fresh, self.best)
+        fresh = self.folder / "last.new"
+        trainer.save_checkpoint(fresh)  # Lightning moves it here from another disk: not in one step
+        if trainer.is_global_zero:
+            # Best comes first: killed between the two, a run goes on from the epoch before and makes this best again.
+            if improved:
+                copy = self.best.with_suffix(".new")
+                shutil.copyfile(fresh, copy)
+                os.replace(copy, self.best)
+            os.replace(fresh, self.folder / "last.ckpt")
         trainer.strategy.barrier()
 
     def _better(self, score: float) -> bool:

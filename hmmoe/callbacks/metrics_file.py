@@ -1,6 +1,7 @@
 """``metrics.csv``: one file per run, one row per logged step, going on after a resume."""
 
 import csv
+import io
 import os
 from argparse import Namespace
 from collections.abc import Mapping
@@ -68,7 +69,8 @@ class MetricsFile(Logger):
     def _read(self) -> list[dict[str, str]]:
         if not self.path.is_file():
             return []
-        with self.path.open(newline="") as file:
+        lines = self.path.read_text().splitlines(keepends=True)
+        with io.StringIO("".join(line for line in lines if line.endswith("\n"))) as file:  # a cut row never was one
             reader = csv.DictReader(file)
             self._columns = list(reader.fieldnames or [])
             return list(reader)

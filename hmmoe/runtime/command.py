@@ -90,7 +90,17 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def run_stamp() -> str:
-    """<date>_<time>_<id>: sorts by time, and two runs of one second stay apart."""
+    """<date>_<time>_<id>: sorts by time, and two runs of one second stay apart.
+
+    Processes that torchrun or srun has started must agree without talking: they take what these gave all of them, and
+    a requeued job finds its folder again.
+    """
+    given = os.environ
+    if "TORCHELASTIC_RUN_ID" in given:
+        name = given["TORCHELASTIC_RUN_ID"]
+        return f"{datetime.now():%Y-%m-%d}_torchrun_{os.getppid() if name == 'none' else name}"
+    if int(given.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in given:
+        return f"slurm_{given['SLURM_JOB_ID']}_{given.get('SLURM_STEP_ID', 0)}"
     return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(2)}"
 
 

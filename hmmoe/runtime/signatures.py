@@ -6,7 +6,7 @@ milliseconds. So a typo in any YAML is found before anything heavy is loaded.
 
 import ast
 from functools import cache
-from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +45,7 @@ class Signature(NamedTuple):
 def module(name: str) -> Module | None:
     """The parsed source of a module, found without importing its parents; None where there is no source."""
     top, *rest = name.split(".")
-    spec = PathFinder.find_spec(top)
+    spec = find_spec(top)  # of a top-level name: through the finder of an editable installation, without an import
     if spec is None:
         return None
     if not rest and spec.origin and spec.origin.endswith(".py"):

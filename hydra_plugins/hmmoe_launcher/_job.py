@@ -160,8 +160,11 @@ class Job:
         """The last error that was printed, else the exit code."""
         how = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         text = self.log.read_bytes()[-100_000:].decode(errors="replace") if self.log.is_file() else ""
-        errors = ERROR.findall(text)
-        return f"{errors[-1].removeprefix('error: ')} ({how})" if errors else f"{how}, see {self.log.name}"
+        errors = list(ERROR.finditer(text))
+        if not errors:
+            return f"{how}, see {self.log.name}"
+        said = text[errors[-1].start(1) :][:2000].strip().removeprefix("error: ")
+        return f"{how}: {said}"
 
 
 def score(folder: Path) -> float | None:

@@ -52,7 +52,8 @@ def next_step(folder: Path, *, complete: bool) -> None:
     if complete:
         say(f"report  python -m hmmoe.report {shown(folder)}")
     else:
-        say(f"go on   python {Path(sys.argv[0]).name} -m sweep.resume={shown(folder)}")
+        script = Path(sys.argv[0]).name
+        say(f"go on   {'python ' if script.endswith('.py') else ''}{script} -m sweep.resume={shown(folder)}")
 
 
 def unfinished(folder: Path, missing: Sequence[Entry], count: int) -> str:
@@ -67,7 +68,9 @@ def unfinished(folder: Path, missing: Sequence[Entry], count: int) -> str:
 
 def first_line(text: str | None) -> str:
     """An error's first line, at readable length."""
-    line = (text or "").strip().partition("\n")[0]
+    line, _, rest = (text or "").strip().partition("\n")
+    if line.endswith(":"):  # a heading alone says nothing
+        line = f"{line} {rest.strip().partition(chr(10))[0]}"
     return line if len(line) <= 200 else f"{line[:197]}..."
 
 

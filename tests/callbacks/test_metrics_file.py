@@ -40,3 +40,17 @@ def test_a_second_process_goes_on_where_the_first_was_saved(tmp_path):
     second.log_metrics({"a": 14.0, "b": 1.0}, step=14)
     second.flush()
     assert [(row["step"], row.get("b")) for row in rows(tmp_path)] == [("4", None), ("9", None), ("14", "1.0")]
+
+
+def test_a_row_that_was_cut_short_is_forgotten(tmp_path):
+    """A full disk, or a kill, in the middle of a row."""
+    file = MetricsFile(tmp_path)
+    file.log_metrics({"loss": 1.0}, step=1)
+    file.flush()
+    with file.path.open("a") as text:
+        text.write("2")
+    again = MetricsFile(tmp_path)
+    again.rewind(5)
+    again.log_metrics({"loss": 3.0}, step=5)
+    again.flush()
+    assert [line.split(",")[0] for line in file.path.read_text().splitlines()] == ["step", "1", "5"]

@@ -22,7 +22,7 @@ def main(words: list[str]) -> None:
     status = folder / "status.json"
     what = given.get("what", "good")
     if what == "typo":
-        sys.exit("error: there is no setting 'peft.rnak'. Did you mean peft.rank?")
+        sys.exit("error: one fault in the configuration:\n  peft.rnak: did you mean rank?\n  and more")
     status.write_text(json.dumps({"status": "running", "pid": os.getpid()}))
 
     def stop(number: int, frame: object) -> None:

@@ -90,7 +90,8 @@ def test_a_failed_job_is_named_and_stops_nobody(tmp_path, capsys):
         _ = answers[0].return_value
     message = str(caught.value)
     assert "0_rank-1_what-fail  failed: ValueError: rank is no number\n" in message
-    assert "Did you mean peft.rank? (ended with exit code 1)" in message and "2_rank-3_what-typo/output.log" in message
+    typo = "failed: ended with exit code 1: one fault in the configuration: peft.rnak: did you mean rank?"
+    assert f"{typo}\n" in message and "2_rank-3_what-typo/output.log" in message
     assert load(tmp_path / "sweep.json")["status"] == "failed"
     assert "sweep.resume=" in capsys.readouterr().out
 
@@ -100,7 +101,7 @@ def test_a_killed_job_does_not_stay_running(tmp_path):
     (folder,) = tmp_path.glob("0_*")
     status = load(folder / "status.json")
     assert status["status"] == "failed" and status["exit_code"] == -9
-    assert status["reason"] == "torch.OutOfMemoryError: CUDA out of memory (killed by signal 9)"
+    assert status["reason"] == "killed by signal 9: torch.OutOfMemoryError: CUDA out of memory"
 
 
 def test_an_exit_code_of_zero_proves_nothing(tmp_path):
