@@ -13,6 +13,7 @@ def evaluate(cfg: DictConfig) -> float | None:
 
     # Torch, Lightning and their kin take ten seconds: a typo is answered before.
     from hmmoe.runtime import build
+    from hmmoe.runtime.importance import leave_out
     from hmmoe.runtime.session import Session
 
     with Session(cfg, settings, job="eval") as session:
@@ -20,7 +21,10 @@ def evaluate(cfg: DictConfig) -> float | None:
         task = build.task(cfg, data, session)
         trainer = build.trainer(cfg, session, task, data)
         trainer.test(task, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True, verbose=False)
-        return session.conclude(trainer, task, data)
+        score = session.conclude(trainer, task, data)
+        if cfg.importance is not None:
+            leave_out(cfg, trainer, task, data)
+        return score
 
 
 def main() -> None:

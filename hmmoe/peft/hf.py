@@ -146,16 +146,17 @@ class HFPeft(Peft):
         Raises:
             CheckpointError: another method, size or set of layers.
         """
-        kinds = getattr(stored.config, "peft_type", None), self.applied.peft_type
+        theirs, mine = stored.config, self.applied
+        kinds = [str(config.peft_type.value) for config in (theirs, mine)]
         unlike = [
-            f"{key}={getattr(stored.config, key)!r} (here {getattr(self.applied, key)!r})"
+            f"{key}={getattr(theirs, key, None)!r} (here {getattr(mine, key, None)!r})"
             for key in SCALES
-            if getattr(stored.config, key, None) != getattr(self.applied, key, None)
+            if getattr(theirs, key, None) != getattr(mine, key, None)
         ]
         if kinds[0] != kinds[1] or unlike:
+            found = f"{kinds[0]} with {', '.join(unlike)}" if kinds[0] == kinds[1] else kinds[0]
             raise CheckpointError(
-                f"the folder holds {kinds[0]} with {', '.join(unlike) or 'the same scale'}, this run has {kinds[1]}: "
-                "set peft and peft.config to what it was made with"
+                f"the folder holds {found}, this run has {kinds[1]}: set peft and peft.config to what it was made with"
             )
         used: set[str] = set()
         for own, target, tensor in self._tensors(backbone, prefix):

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
+from torch.utils._pytree import tree_map
 
 from hmmoe.errors import CheckpointError, ConfigError
 from hmmoe.marks import Inserted
@@ -61,7 +62,8 @@ class AdaptedWeight(Tensor):
         if func is F.linear:
             return _linear(*args, **(kwargs or {}))
         seen = _base if func in FACTS else _sum
-        return func(*(seen(value) for value in args), **{name: seen(value) for name, value in (kwargs or {}).items()})
+        args, kwargs = tree_map(seen, (tuple(args), dict(kwargs or {})))
+        return func(*args, **kwargs)
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
 from hmmoe.callbacks.checkpoint import RunCheckpoint
+from hmmoe.callbacks.edits import Edits
 from hmmoe.callbacks.guard import Guard
 from hmmoe.callbacks.metrics_file import MetricsFile
 from hmmoe.callbacks.seeds import EpochSeeds
@@ -115,6 +116,7 @@ def trainer(
         Guard(session.settings),
         StepTimes(),
         *(part(node, f"callbacks.{name}") for name, node in (cfg.callbacks or {}).items()),
+        *([Edits(merge=cfg.merge, plan=session.settings["intervene"])] if session.job == "eval" else []),
         RunCheckpoint(session.folder / "checkpoints", monitor=cfg.monitor, mode=cfg.mode.value, card=card),
     ]
     loggers = [MetricsFile(session.folder), *(part(node, f"logger.{n}") for n, node in (cfg.logger or {}).items())]

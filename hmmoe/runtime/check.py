@@ -151,8 +151,13 @@ def run_faults(settings: Settings) -> Iterator[str]:
             "allow_test_selection=true, which is stamped on the result"
         )
     start = settings["init_from"]
-    if start is not None and not Path(start).is_file():
-        yield f"init_from={start}: no such file; it must be the adapter.safetensors or a checkpoint of another run"
+    if start is not None and not Path(start).exists():
+        yield (
+            f"init_from={start}: no such file; it must be the adapter.safetensors or a checkpoint of another run, or a "
+            "folder in HF peft's format"
+        )
+    if settings["importance"] is not None and (settings["intervene"] or settings["merge"]):
+        yield "importance masks parts of the trained model one by one: set intervene=null and merge=false beside it"
     yield from scale_faults(settings["scale"])
     if HydraConfig.initialized() and HydraConfig.get().mode != RunMode.MULTIRUN:
         chosen = HydraConfig.get().runtime.choices.get("sweep")

@@ -83,7 +83,7 @@ def savable(cfg: DictConfig) -> dict[str, Any]:
     Where the weights came from is left out: whoever reads these settings has the weights in the same file.
     """
     settings = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
-    return {**settings, "ckpt_path": None, "init_from": None}
+    return {**settings, "ckpt_path": None, "init_from": None, "merge": False, "intervene": None, "importance": None}
 
 
 def _register(settings: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from hmmoe.analysis.profile.forward import cost, peak_memory_mib
 from hmmoe.callbacks.boundary import numbers
 from hmmoe.callbacks.checkpoint import RunCheckpoint
+from hmmoe.callbacks.edits import Edits
 from hmmoe.callbacks.step_times import StepTimes
 from hmmoe.trainable import counts
 
@@ -39,6 +40,7 @@ def measure(
             "epoch": checkpoint.epoch,
             "on_test": chosen_on in data.test_splits,
         },
+        "edits": [line for callback in trainer.callbacks if isinstance(callback, Edits) for line in callback.done],
         "parameters": counts(task.model),
         "cost": times.report() | forward_cost(trainer, task, data)
         if trainer.is_global_zero and not trainer.fast_dev_run
@@ -109,6 +111,8 @@ def show(result: dict[str, Any], folder: str, best: str | None) -> None:
             once = (examples(result["data"], split), lines) if index == 0 else ("", "")
             table.add_row(split if index == 0 else "", metric, f"{value:.4f}", *once)
     console.print(table)
+    for line in result["edits"]:
+        console.print(f"changed    {line}")
     selected, sizes = result["selected"], result["parameters"]
     if selected["score"] is not None:
         epoch = "" if selected["epoch"] is None else f" (epoch {selected['epoch'] + 1})"

@@ -44,6 +44,9 @@ class RunConfig:
     mode: Mode = MISSING
     allow_test_selection: bool = MISSING
     checkpointing: bool = MISSING
+    merge: bool = False
+    intervene: Any = None
+    importance: str | None = None
     backbone: Any = MISSING
     data: Any = MISSING
     peft: Any = MISSING

@@ -60,6 +60,9 @@ class Session:
         self._started = time.time()
 
     def __enter__(self) -> "Session":
+        for key in ("merge", "intervene", "importance"):
+            if self.job == "train" and self.settings[key]:
+                raise ConfigError(f"{key} is for a trained model: python eval.py ckpt_path=<checkpoint> {key}=...")
         quiet(self.main)
         L.seed_everything(self.cfg.seed, workers=True, verbose=False)
         if self.main:

@@ -7,17 +7,21 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from hmmoe.analysis.adapters import import_hf
 from hmmoe.errors import CheckpointError
 from hmmoe.model import AdaptedModel
 from hmmoe.trainable import load_own_state
 
 
 def warm_start(model: AdaptedModel, path: Path) -> None:
-    """Load a run's ``adapter.safetensors`` or checkpoint into a fresh model.
+    """Load a run's ``adapter.safetensors`` or checkpoint into a fresh model, or a folder of HF peft's adapters.
 
     Raises:
         CheckpointError: trained on another backbone, or with another method or head.
     """
+    if path.is_dir():
+        import_hf(model, path)
+        return
     if path.suffix == ".safetensors":
         with safe_open(path, "pt") as file:
             fingerprint = json.loads((file.metadata() or {}).get("fingerprint", "null"))
@@ -36,4 +40,6 @@ def warm_start(model: AdaptedModel, path: Path) -> None:
 
 def identity(path: Path) -> dict[str, str]:
     """What a run's record says of its start."""
-    return {"path": str(path), "sha256": sha256(path.read_bytes()).hexdigest()}
+    files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
+    digest = sha256(b"".join(file.read_bytes() for file in files))
+    return {"path": str(path), "sha256": digest.hexdigest()}

@@ -1,0 +1,59 @@
+"""From a run to files that other tools read: ``python -m hmmoe.export <run> --format hf --out adapters``.
+
+hf      one folder per tower for ``peft.PeftModel.from_pretrained(<its library model>, folder)``; compared first
+merged  the towers with the method merged into their weights, as their libraries write them
+
+Words (key=value) change settings of the run, such as where the backbone's weights lie.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from hmmoe.errors import UserError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m hmmoe.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("run", type=Path, help="a run's folder (its best checkpoint) or a checkpoint")
+    made.add_argument("words", nargs="*", metavar="key=value", help="settings to change")
+    made.add_argument("--format", choices=("hf", "merged"), default="hf")
+    made.add_argument("--out", type=Path, required=True, help="folder to write to")
+    return made
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Rebuild, write, say what was written.
+
+    Returns:
+        0, or 2 with a message where something is to be set right.
+    """
+    asked = parser().parse_intermixed_args(words)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        for name, place in _write(asked).items():
+            print(f"{name}: {place}")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _write(asked: argparse.Namespace) -> dict[str, Path]:
+    # Torch and its kin take ten seconds: --help and a typo are answered before.
+    from hmmoe.analysis.adapters import export_hf, export_merged
+    from hmmoe.runtime import rebuild
+
+    file = rebuild.checkpoint_of(asked.run)
+    cfg = rebuild.settings_of(file, asked.words)
+    model = rebuild.fresh(cfg)
+    rebuild.load(model, file)
+    if asked.format == "merged":
+        return export_merged(model, asked.out)
+    return export_hf(model, asked.out, partial(rebuild.backbone_of, cfg), rebuild.any_batch(cfg))

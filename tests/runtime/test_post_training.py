@@ -1,0 +1,126 @@
+"""Commands on a finished run: export, merge, prune, intervene; each reads what the run wrote."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import eval as evaluation
+import train as training
+from hmmoe.errors import ConfigError
+from hmmoe.runtime import exporting, pruning, restore
+from tests.runs import composed, tiny
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    for name in (restore.RUN_DIR, restore.HYDRA_DIR):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory) -> list[str]:
+    return [*tiny(tmp_path_factory.mktemp("data") / "NLVR"), "trainer.max_epochs=1"]
+
+
+def trained(settings, folder: Path, *words: str) -> Path:
+    with composed(f"paths.run_dir={folder}", *settings, *words) as cfg:
+        training.train(cfg)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def experts(settings, tmp_path_factory) -> Path:
+    return trained(settings, tmp_path_factory.mktemp("runs") / "hmmoe")
+
+
+@pytest.fixture(scope="module")
+def lora(settings, tmp_path_factory) -> Path:
+    return trained(settings, tmp_path_factory.mktemp("runs") / "lora", "peft=lora")
+
+
+def evaluated(checkpoint: Path, folder: Path, *words: str) -> dict:
+    restore.prepare(["eval.py", f"ckpt_path={checkpoint}"], evaluate=True)
+    with composed(f"paths.run_dir={folder}", f"ckpt_path={checkpoint}", *words, config="checkpoint") as cfg:
+        evaluation.evaluate(cfg)
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_export_in_both_formats_and_back(lora, settings, tmp_path, capsys):
+    for form in ("hf", "merged"):
+        assert exporting.main([str(lora), "--format", form, "--out", str(tmp_path / form)]) == 0
+    assert "vision: " in capsys.readouterr().out
+    assert (tmp_path / "hf" / "text" / "adapter_model.safetensors").is_file()
+    assert (tmp_path / "merged" / "text" / "config.json").is_file()
+    again = trained(settings, tmp_path / "again", "peft=lora", f"init_from={tmp_path / 'hf'}", "train=false")
+    record = json.loads((again / "run.json").read_text())
+    assert len(record["init_from"]["sha256"]) == 64
+
+
+def test_merged_weights_score_the_same(lora, tmp_path):
+    best = lora / "checkpoints" / "best.ckpt"
+    plain, merged = evaluated(best, tmp_path / "a"), evaluated(best, tmp_path / "b", "merge=true")
+    assert merged["edits"] == ["LoRA merged into the weights"] and merged["parameters"]["adapters"] == 0
+    for split, scores in plain["metrics"].items():
+        assert merged["metrics"][split] == pytest.approx(scores, abs=1e-4)
+
+
+def test_prune_writes_what_eval_reads(experts, tmp_path, monkeypatch, capsys):
+    seen = []
+
+    def scored(checkpoint, folder, words):
+        seen.append(folder.name)
+        return evaluated(checkpoint, tmp_path / folder.name, *words)["metrics"]
+
+    monkeypatch.setattr(pruning, "scored", scored)
+    assert pruning.main([str(experts), "--keep", "0.5"]) == 0
+    (folder,) = experts.glob("pruned_*")
+    report = json.loads((folder / "report.json").read_text())
+    assert seen == ["before", "after"] and set(report["scores"]["after"]) == {"dev", "test", "hidden"}
+    assert report["experts"]["after"] * 2 == report["experts"]["before"] == len(report["dropped"]) * 2
+    sizes = report["parameters"]
+    assert sizes["after"]["adapters"] < sizes["before"]["adapters"]
+    assert sizes["after"]["router"] == sizes["before"]["router"]
+    after = json.loads((tmp_path / "after" / "result.json").read_text())
+    assert after["parameters"] == sizes["after"]
+    assert "experts    " in capsys.readouterr().out
+    content = torch.load(folder / "checkpoints" / "pruned.ckpt", weights_only=True)
+    assert content["optimizer_states"] == [] and content["settings"]["peft"]["drop"]
+    assert pruning.main([str(experts), "--below", "1e-9", "--no-scores"]) == 2
+    assert "nothing to drop" in capsys.readouterr().err
+
+
+def test_interventions_and_importance(experts, tmp_path):
+    best = experts / "checkpoints" / "best.ckpt"
+    plan = "intervene={mask: [{modality: vision}], force: [{modality: text, group: single}]}"
+    result = evaluated(best, tmp_path / "a", plan)
+    assert len(result["edits"]) == 4 and result["edits"][0].startswith("mask site00 vision single, cross:text")
+    (table,) = (tmp_path / "a" / "routing").glob("epoch_*_test.csv")
+    with table.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["modality"] == "text" and row["level"] == "group"]
+    assert {row["group"]: float(row["weight_share"]) for row in rows}["single"] == 1
+    evaluated(best, tmp_path / "b", "importance=site")
+    with (tmp_path / "b" / "importance.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["site"] for row in rows] == ["site00", "site01"]
+    assert all(float(row["test/acc"]) <= 1 and row["test/acc lost"] for row in rows)
+
+
+def test_what_cannot_be_is_said(lora, experts, settings, tmp_path, capsys):
+    assert exporting.main([str(experts), "--out", str(tmp_path)]) == 2
+    assert "HF peft has no format for HMMoE" in capsys.readouterr().err
+    assert exporting.main([str(tmp_path), "--out", str(tmp_path)]) == 2
+    assert "no checkpoint at" in capsys.readouterr().err
+    assert exporting.main([str(lora), "peft.rnk=2", "--out", str(tmp_path)]) == 2
+    assert "expected key=value with a key of the run's settings" in capsys.readouterr().err
+    assert pruning.main([str(lora), "--below", "0.1"]) == 2
+    assert "LoRA has no experts" in capsys.readouterr().err
+    assert pruning.main([str(experts), "--below", "0.1", "--split", "val9"]) == 2
+    assert "--split val9" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"merge is for a trained model: python eval\.py"):
+        trained(settings, tmp_path / "no", "merge=true")
