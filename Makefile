@@ -36,7 +36,7 @@ test: $(VENV)/.ok  ## everything that needs neither network nor real data
 test-real: $(VENV)/.ok  ## the tests that read real data (../shared/realdata or $HMMOE_REAL_DATA)
 	$(PY) -m pytest -m real $(ARGS)
 
-bench: $(VENV)/.ok  ## training step and inference of HMMoE, LoRA and a bottleneck adapter, as ratios
+bench: $(VENV)/.ok  ## training step, inference and growth of HMMoE beside its rivals, as ratios
 	$(PY) -m benchmarks.step $(ARGS)
 
 lint: $(VENV)/.ok  ## ruff: rules and format

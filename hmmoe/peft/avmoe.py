@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from hmmoe.errors import ConfigError
 from hmmoe.experts.kinds import ACTIVATIONS
 from hmmoe.marks import Routes
+from hmmoe.masked import masked_mean
 from hmmoe.peft.base import Size
 from hmmoe.peft.bottleneck import Bottleneck
 from hmmoe.peft.lavish import LatentAdapter
 from hmmoe.peft.per_stream import PerStream, need_positive
-from hmmoe.routing.inputs import masked_mean
 from hmmoe.types import Routing, Site, Stream
 
 

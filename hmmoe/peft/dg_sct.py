@@ -24,10 +24,10 @@ from torch.nn import functional as F
 
 from hmmoe.errors import ConfigError
 from hmmoe.experts.kinds import ACTIVATIONS
+from hmmoe.masked import masked_mean
 from hmmoe.peft.base import Size
 from hmmoe.peft.bottleneck import Bottleneck
 from hmmoe.peft.per_stream import PerStream, need_positive
-from hmmoe.routing.inputs import masked_mean
 from hmmoe.types import Site, Stream
 
 

@@ -6,10 +6,11 @@ The published text is partly unreachable; what is attested and what is chosen st
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from hmmoe.errors import ConfigError
 from hmmoe.experts.bank import KINDS, ExpertBank, Group, Plan, groups_of
+from hmmoe.experts.grouped import grouped
 from hmmoe.experts.loop import loop
 from hmmoe.experts.wide import wide
 from hmmoe.peft.base import Peft, Size, chosen
@@ -17,7 +18,9 @@ from hmmoe.routing.inputs import Granularity
 from hmmoe.routing.router import Mode, Router
 from hmmoe.types import Adapted, Site, Stream
 
-EXECUTORS: dict[str, Callable[..., Any]] = {"wide": wide, "loop": loop}
+EXECUTORS: dict[str, Callable[..., Any]] = {"wide": wide, "grouped": grouped, "loop": loop}
+CROSSOVER = 6
+"""Experts for each kept one from which ``grouped`` overtakes ``wide`` on a CPU: docs/performance.md."""
 
 
 class HMMoE(Peft):
@@ -40,7 +43,8 @@ class HMMoE(Peft):
         act: activation of the single experts.
         heads: attention heads of a cross expert.
         gate_space: channel experts scale at "rank" or "full" width.
-        executor: "wide" or its oracle "loop"; one result.
+        executor: "wide", "grouped" or their oracle "loop", one result; "auto" takes grouped on a CPU where at least six
+            experts share the work of a kept one, else wide (one static graph, for torch.compile and GPUs).
         balance_weight: see ``Peft``.
         drop: site label -> slot (``single:vision``, ``cross:vision+text``) -> experts that are not built, as
             ``python -m hmmoe.prune`` finds them; routers keep their logits, see ``Router``.
@@ -68,7 +72,7 @@ class HMMoE(Peft):
         act: str = "relu",
         heads: int = 1,
         gate_space: Literal["rank", "full"] = "rank",
-        executor: Literal["wide", "loop"] = "wide",
+        executor: Literal["auto", "wide", "grouped", "loop"] = "auto",
         balance_weight: float = 0.0,
         drop: Mapping[str, Mapping[str, Sequence[int]]] | None = None,
     ) -> None:
@@ -77,10 +81,12 @@ class HMMoE(Peft):
             raise ConfigError(
                 f"peft.placement must be ffn_out or parallel_ffn and peft.reads ffn or hidden, not {placement}, {reads}"
             )
-        if executor not in EXECUTORS:
-            raise ConfigError(f"peft.executor must be one of {', '.join(EXECUTORS)}, not {executor!r}")
-        self.placement, self.reads, self.execute = placement, reads, EXECUTORS[executor]
+        if executor not in ("auto", *EXECUTORS):
+            raise ConfigError(f"peft.executor must be one of auto, {', '.join(EXECUTORS)}, not {executor!r}")
+        self.placement, self.reads, self.executor = placement, reads, executor
         plans, kept = _plans(groups, rank, experts_per_group, k)
+        held = sum(plan.experts for plan in plans.values())
+        self.sparse = routing not in ("uniform", "random") and held >= CROSSOVER * sum(kept.values())
         self.banks, self.routers = nn.ModuleDict(), nn.ModuleDict()
         self.drop = {site: dict(slots) for site, slots in (drop or {}).items()}
         dropped = dict(self.drop)
@@ -122,7 +128,13 @@ class HMMoE(Peft):
         routing = {m: self.routers[site.label][m](tokens, streams) for m in streams if m in self.routers[site.label]}
         keeps = {m: stream.keep for m, stream in streams.items()}
         gates = {m: decision.weights for m, decision in routing.items()}
-        return Adapted(self.execute(self.banks[site.label], tokens, gates, keeps), routing)
+        return Adapted(self._executor(tokens)(self.banks[site.label], tokens, gates, keeps), routing)
+
+    def _executor(self, tokens: Mapping[str, Tensor]) -> Callable[..., Any]:
+        if self.executor != "auto":
+            return EXECUTORS[self.executor]
+        on_cpu = next(iter(tokens.values())).device.type == "cpu"
+        return grouped if self.sparse and on_cpu else wide
 
     def _read(self, stream: Stream):
         if self.placement == "ffn_out":

@@ -57,10 +57,10 @@ def streams(site: Site, *, masked: bool = True):
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 @pytest.mark.parametrize("modalities", [("vision", "text"), ("vision", "audio", "text")], ids=len)
-def test_wide_is_loop(options, modalities):
+def test_executors_are_one(options, modalities):
     where = site(**{m: d for m, d in zip(modalities, (10, 12, 16), strict=False)})
     results = []
-    for executor in ("wide", "loop"):
+    for executor in ("loop", "wide", "grouped"):
         method = build(where, executor=executor, **options).double()
         inputs = {
             m: s._replace(**{f: getattr(s, f).double().requires_grad_() for f in ("residual", "inp", "out")})
@@ -70,8 +70,9 @@ def test_wide_is_loop(options, modalities):
         sum((i + 1) * d.square().sum() for i, d in enumerate(deltas.values())).backward()
         wanted = [t for s in inputs.values() for t in (s.residual, s.inp, s.out)] + list(method.parameters())
         results.append(([*deltas.values()], [t.grad for t in wanted if t.grad is not None]))
-    torch.testing.assert_close(results[0][0], results[1][0], rtol=0, atol=1e-10)
-    torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-10, atol=1e-10)
+    for deltas, grads in results[1:]:
+        torch.testing.assert_close(deltas, results[0][0], rtol=0, atol=1e-10)
+        torch.testing.assert_close(grads, results[0][1], rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +248,7 @@ def test_growth_is_linear_in_modalities_per_stream():
         ({"gate_space": "all"}, "gate_space must be rank or full"),
         ({"granularity": "frame"}, "granularity must be token"),
         ({"placement": "attn"}, "placement must be ffn_out"),
-        ({"executor": "fast"}, "executor must be one of wide, loop"),
+        ({"executor": "fast"}, "executor must be one of auto, wide, grouped, loop"),
     ],
     ids=str,
 )
@@ -275,3 +276,20 @@ def test_trained_share_counts_heads_and_names_its_denominator():
     parts = counts(model)
     assert parts["trained"] == parts["adapters"] + parts["router"] + parts["head"]
     assert parts["total"] == parts["trained"] + sum(p.numel() for p in model.backbone.parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"experts_per_group": 2}, "wide"),
+        ({"experts_per_group": 6}, "grouped"),
+        ({"experts_per_group": 6, "k": 2}, "wide"),
+        ({"experts_per_group": 6, "routing": "uniform"}, "wide"),
+        ({"experts_per_group": 6, "executor": "wide"}, "wide"),
+    ],
+    ids=str,
+)
+def test_auto_computes_what_is_selected_where_that_pays(options, expected):
+    method = build(site(vision=4, text=4), **options)
+    assert method._executor({"vision": torch.zeros(1)}).__name__ == expected
+    assert options.get("executor") or method._executor({"vision": torch.zeros(1, device="meta")}).__name__ == "wide"
