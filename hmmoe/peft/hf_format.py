@@ -1,4 +1,4 @@
-"""An adapter in HF peft's own folder: ``adapter_config.json`` and ``adapter_model.safetensors`` of one library model."""
+"""An adapter in HF peft's folder, ``adapter_config.json`` and ``adapter_model.safetensors`` of one library model."""
 
 import json
 import logging
@@ -66,8 +66,8 @@ def find(tensors: Mapping[str, Tensor], name: str, used: set[str]) -> Tensor:
     found = [key for key in tensors if key == name or key.endswith(f".{name}")]
     if len(found) != 1:
         raise CheckpointError(
-            f"the folder holds {name} {len(found)} times, among {', '.join(sorted(tensors)[:2])}, ...: set peft.targets "
-            "to the layers that it adapts, on the same backbone"
+            f"the folder holds {name} {len(found)} times, among {', '.join(sorted(tensors)[:2])}, ...: set "
+            "peft.targets to the layers that it adapts, on the same backbone"
         )
     used.add(found[0])
     return tensors[found[0]]
