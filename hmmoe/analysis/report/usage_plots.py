@@ -16,6 +16,8 @@ from hmmoe.analysis.usage_table import UsageTable
 
 CEILING = 4.0
 """Ratios above stand at the upper edge, as triangles."""
+LEAST = 0.005
+"""Share below which a word or a patch is no example of an expert's work."""
 
 
 def kinds_over_depth(tables: Sequence[UsageTable], title: str) -> Figure:
@@ -110,7 +112,9 @@ def word_examples(rows: Sequence[Example], title: str) -> Figure:
     kinds = _colours([group.partition(":")[0] for group, _ in experts])
     for down, (line, site) in enumerate(zip(axes, sites, strict=True)):
         for axis, (group, expert) in zip(line, experts, strict=True):
-            shown = table.get((site, group, expert), [])
+            shown = [row for row in table.get((site, group, expert), []) if row.share >= LEAST]
+            if not shown:
+                axis.text(0.02, 0, "gets none", va="center", fontsize=7.5, color="#777777")
             axis.barh(range(len(shown)), [row.share for row in shown], color=kinds[group.partition(":")[0]], alpha=0.45)
             for y, row in enumerate(shown):
                 axis.text(0.02, y, f"{row.token}  {100 * row.share:.0f}", va="center", fontsize=7.5)
@@ -147,7 +151,10 @@ def patch_examples(rows: Sequence[Example], tiles: Sequence[np.ndarray], title: 
         axis.text(left + top * (TILE + 2) / 2, -8, site, ha="center", va="bottom", fontsize=9)
         for line, expert in enumerate(experts):
             up = line * (TILE + 12)
-            for row in table.get((site, *expert), []):
+            shown = [row for row in table.get((site, *expert), []) if row.share >= LEAST]
+            if not shown:
+                axis.text(left, up + TILE / 2, "gets none", va="center", fontsize=8, color="#777777")
+            for row in shown:
                 x = left + row.rank * (TILE + 2)
                 canvas[up : up + TILE, x : x + TILE] = tiles[row.tile]
                 frames.append(Rectangle((x + TILE / 3, up + TILE / 3), TILE / 3, TILE / 3))

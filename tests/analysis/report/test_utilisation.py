@@ -66,6 +66,16 @@ def test_the_command_draws_everything_from_the_files(root, capsys):
     assert "kinds_by_depth.svg" in capsys.readouterr().out
 
 
+def test_a_dead_expert_shows_no_example(root):
+    rows, tiles = read_examples(root / "1" / "routing", "test")
+    rows = [row._replace(share=0.001) if row.group == "single" and row.expert == 1 else row for row in rows]
+    words = usage_plots.word_examples([row for row in rows if row.tile is None], "t")
+    assert [text.get_text() for text in words.axes[1].texts] == ["gets none"]
+    assert words.axes[1].get_title() == "single 1" and len(words.axes[0].texts) == 4
+    patches = usage_plots.patch_examples(rows, tiles, "t").axes[0]
+    assert sum(text.get_text() == "gets none" for text in patches.texts) == 2  # at either site
+
+
 def test_crops_come_back_by_their_number(root):
     rows, tiles = read_examples(root / "1" / "routing", "test")
     with Image.open(root / "1" / "routing" / "patches_test.png") as picture:
