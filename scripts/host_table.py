@@ -23,27 +23,14 @@ MODES = ("eval", "bf16", "train")
 
 def build(name: str) -> tuple[Any, Any]:
     """A backbone at its real size with random weights, and its inputs."""
-    from hydra import compose, initialize_config_module
-    from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
-    from hmmoe.runtime import schema
+    from hmmoe.runtime.build import part
+    from hmmoe.runtime.compose import settings
+    from hmmoe.runtime.profiling import without_weights
 
-    schema.register()
-    with initialize_config_module("conf", version_base="1.3"):
-        cfg = compose("train", overrides=["experiment=nlvr_hmmoe", f"backbone={name}"])
-    forget(cfg.backbone)
-    resolved = OmegaConf.to_container(cfg.backbone, resolve=True)
-    return instantiate(resolved, _convert_="all"), resolved["inputs"]
-
-
-def forget(node: Any) -> None:
-    """Random weights everywhere."""
-    for key, value in node.items():
-        if key == "weights":
-            node[key] = None
-        elif hasattr(value, "items"):
-            forget(value)
+    node = OmegaConf.to_container(settings(["experiment=nlvr_hmmoe", f"backbone={name}"]).backbone, resolve=True)
+    return part(without_weights(node), "backbone"), node["inputs"]
 
 
 def measure(name: str) -> dict[str, Any]:
@@ -65,7 +52,7 @@ def measure(name: str) -> dict[str, Any]:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     backbone, inputs = build(name)
-    batch = blank(inputs, {}, size=1)
+    batch = blank(inputs, {m: spec["segments"] for m, spec in inputs.items() if "segments" in spec}, size=1)
     frozen = AdaptedModel(backbone, LinearProbe, lambda widths: NoHead()).eval()
     start = time.perf_counter()
     with torch.no_grad():
