@@ -108,6 +108,8 @@ def solve(count: Count, sizes: Sequence[int], target: float, *, total: int) -> F
         if index is None:
             break
         low, high = (index, high) if probe(index) < target else (low, index)
+    if all(found is None or found > target for found in known.values()):
+        next((index for index in reversed(range(len(sizes))) if probe(index) is not None), None)  # how far it reaches
     counts = {sizes[index]: found for index, found in sorted(known.items()) if found is not None}
     if not counts:
         raise refused[-1]

@@ -156,13 +156,13 @@ def test_a_run_with_a_budget_is_read_again_from_its_checkpoint(tmp_path, monkeyp
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     run, again = tmp_path / "run", tmp_path / "again"
-    words = [*tiny(tmp_path / "data"), "peft.budget=0.5", "trainer.max_epochs=1", f"paths.run_dir={run}"]
+    words = [*tiny(tmp_path / "data"), "peft.budget=0.02", "trainer.max_epochs=1", f"paths.run_dir={run}"]
     with composed(*words) as cfg:
         training.train(cfg)
     record, result = (json.loads((run / f"{name}.json").read_text()) for name in ("run", "result"))
     settings = OmegaConf.load(run / "config.yaml")
     fact = record["budget"]
-    assert fact == result["budget"] and fact["budget"] == 0.5 and fact["key"] == "peft.rank"
+    assert fact == result["budget"] and fact["budget"] == 0.02 and fact["key"] == "peft.rank"
     assert settings.peft.rank == fact["value"] != 2 and settings.peft.budget is None
     assert result["parameters"]["trained"] - result["parameters"]["head"] == fact["parameters"]
     assert result["cost"]["checkpoint_bytes"] > result["cost"]["adapter_bytes"] > 4 * fact["parameters"]
