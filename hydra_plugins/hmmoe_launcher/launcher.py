@@ -78,7 +78,8 @@ class ProcessLauncher(Launcher):
         self._record = self._record or Record.open(folder, sys.argv[1:])
         batch = self._jobs(job_overrides)
         waiting = [job for job in dict.fromkeys(batch) if not self._skip(job)]
-        needs = {job: self.pool.need(self._trainer(job)) for job in waiting}
+        words = dict(zip(batch, job_overrides, strict=True))
+        needs = {job: self.pool.need(self._trainer(words[job])) for job in waiting}
         if initial_job_idx == 0:
             count = len(set(batch))
             _screen.opening(folder, count, count - len(waiting), self.pool.parallel)
@@ -149,12 +150,12 @@ class ProcessLauncher(Launcher):
         self._record.write()
         return True
 
-    def _trainer(self, job: Job) -> Any:
-        """The trainer settings of a job, as composed."""
-        if not any(split(word)[0].startswith("trainer") for word in job.entry.overrides):
+    def _trainer(self, words: Sequence[str]) -> Any:
+        """The trainer settings of a job, as composed from the words of the sweeper."""
+        if not any(split(word)[0].startswith("trainer") for word in words):
             config = self._config
         else:
-            config = self._context.config_loader.load_sweep_config(self._config, list(job.entry.overrides))
+            config = self._context.config_loader.load_sweep_config(self._config, list(words))
         node = OmegaConf.select(config, "trainer")
         return {} if node is None else {key: node.get(key) for key in ("accelerator", "devices") if key in node}
 
