@@ -14,7 +14,8 @@ from tests import small
 from tests.peft.methods import METHODS, factory, loaded
 
 MODALITIES = ("vision", "audio", "text")
-ALONE_REFUSED = {"lavish", "dg_sct", "avmoe", "hmmoe_no_single"}
+BEHIND_ATTENTION = {"houlsby_adapter", "compacter"}
+ALONE_REFUSED = {"lavish", "dg_sct", "avmoe", "hmmoe_no_single", "hmmoe_cross", "hmmoe_channel"}
 """They have nothing to do where one modality stands alone, and say so."""
 NEAR = {"pissa": 2e-5, "oft": 2e-5, "boft": 2e-5}
 """Identity up to rounding: a weight is taken apart and put together again."""
@@ -38,18 +39,23 @@ def test_identity_at_start_and_alive(name):
     assert set(out.routing) == {(site.label, m) for site in model.backbone.sites for m in MODALITIES} or not out.routing
 
 
+def tensors(model):
+    """All parameters and buffers, a shared one once."""
+    return dict(model.named_parameters()) | dict(model.named_buffers())
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_step_moves_what_trains_and_nothing_else(name):
     model = built(name).train()
     small.move(model, 0.05)
-    before = {k: v.clone() for k, v in model.state_dict().items()}
+    before = {k: v.clone() for k, v in tensors(model).items()}
     optimizer = torch.optim.SGD(
         [p for p in model.parameters() if p.requires_grad], lr=1e3
     )  # gradients of 1e-9 move too
     model(small.batch(*MODALITIES)).logits.square().sum().backward()
     dead = [k for k, p in model.named_parameters() if p.requires_grad and not p.grad.any()]
     optimizer.step()
-    moved = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+    moved = {k for k, v in tensors(model).items() if not torch.equal(v, before[k])}
     assert moved <= set(roles(model)), "only what trains moves, buffers included"
     assert len(moved) > 0.8 * len(roles(model)), dead  # an expert that no token chose, a ReLU that is shut
 
@@ -157,8 +163,9 @@ def test_routing_fills_the_utilisation_table_and_the_balance_terms(name):
 @pytest.mark.parametrize("name", [n for n in METHODS if "at" in loaded(n)])
 def test_site_ranges(name):
     sites = small.towers(*MODALITIES).sites
-    method = factory(name, at=[1])(sites)
+    placed = {"placement": "pfeiffer"} if name in BEHIND_ATTENTION else {}
+    method = factory(name, at=[1], **placed)(sites)
     streams = {m: small.stream(2, 6, d) for m, d in sites[0].widths.items()}
     assert not method(sites[0], streams).deltas
     with pytest.raises(ConfigError, match=r"the backbone has sites 0\.\."):
-        factory(name, at=[9])(sites)
+        factory(name, at=[9], **placed)(sites)
