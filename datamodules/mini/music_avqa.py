@@ -124,7 +124,7 @@ class MiniMusicAVQA(MiniatureWriter):
         fps: int = 4,
         sample_rate: int = 16000,
     ) -> None:
-        self.blocks, self.seed = dict(blocks or {"train": 4, "val": 1, "test": 1}), seed
+        self.blocks, self.seed = dict(blocks or {"train": 3, "val": 1, "test": 1}), seed
         self.size, self.fps, self.sample_rate = size, fps, sample_rate
         super().__init__(root, blocks=self.blocks, seed=seed, size=size, fps=fps, sample_rate=sample_rate)
 

@@ -1,8 +1,8 @@
 """VLMo in small: the joint pass over a picture and a sentence that have nothing to do with each other.
 
 Pictures are stacks of blocks only. Their attributes are asked of both vectors, the image's [CLS] and the pooled one of
-the text, which VLMo's own heads read; what the sentence says is asked of the latter. What the one has to do with the other
-is never seen, unlike in the published model's pairs.
+the text, which VLMo's own heads read; what the sentence says is asked of the latter. What the one has to do with the
+other is never seen, unlike in the published model's pairs.
 """
 
 from pathlib import Path
