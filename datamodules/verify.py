@@ -137,16 +137,18 @@ def _cached(cache: Cache, *, quick: bool) -> str:
 def report(found: Sequence[Found], console: Console) -> bool:
     """Print the table and the faults; whether all is whole."""
     table = Table(title="Dataset", title_justify="left")
-    for column in ("split", "annotated", "published", "media entries", "missing", "broken", "cache", ""):
-        table.add_column(column, justify="left" if column in ("split", "cache", "") else "right")
+    for column in ("split", "annotated", "published", "media", "missing", "broken", "cache", ""):
+        table.add_column(column, justify="left" if column in ("split", "cache", "") else "right", no_wrap=True)
     for row in found:
         numbers = (row.annotated, row.published, row.files, len(row.missing), len(row.broken))
         shown = ("" if number is None else f"{number:,}" for number in numbers)
         fine = row.whole and row.cache in ("", "whole")
-        table.add_row(row.split, *shown, row.cache, "whole" if fine else "NOT WHOLE", style=None if fine else "red")
+        cache = row.cache if row.cache in ("", "whole") else "no"
+        table.add_row(row.split, *shown, cache, "whole" if fine else "NOT WHOLE", style=None if fine else "red")
     console.print(table)
     for row in found:
-        faults = [*(f"missing: {path}" for path in row.missing), *(f"broken: {fault}" for fault in row.broken)]
+        cache = [f"cache: {row.cache}"] * (row.cache not in ("", "whole"))
+        faults = [*cache, *(f"missing: {path}" for path in row.missing), *(f"broken: {fault}" for fault in row.broken)]
         for fault in faults[:SHOWN]:
             console.print(f"{row.split}, {fault}", soft_wrap=True, highlight=False, markup=False)
         if len(faults) > SHOWN:

@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 
 from hmmoe.callbacks.predictions import Predictions
@@ -35,3 +36,15 @@ def test_a_test_on_bare_loaders_writes_the_table_only(tmp_path: Path, unchecked:
     callback.on_test_batch_end(trainer, SimpleNamespace(test_splits=("t",)), {"id": ["a"], "prediction": [1]}, None, 0)
     callback.on_test_end(trainer, None)
     assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+
+
+def test_arrays_of_the_end_go_to_npz(tmp_path: Path, unchecked: None):
+    trainer = SimpleNamespace(world_size=1, is_global_zero=True, datamodule=None)
+    arrays = {"scores": np.eye(2, dtype=np.float32), "clips": np.array(["a", "b"])}
+    task = SimpleNamespace(test_splits=("t",), arrays_at_end={"t_similarity": arrays})
+    callback = Predictions(tmp_path)
+    callback.on_test_start(trainer, task)
+    callback.on_test_batch_end(trainer, task, {"id": ["a"], "prediction": [1]}, None, 0)
+    callback.on_test_end(trainer, task)
+    with np.load(tmp_path / "t_similarity.npz", allow_pickle=False) as read:
+        assert np.array_equal(read["scores"], np.eye(2)) and read["clips"].tolist() == ["a", "b"]

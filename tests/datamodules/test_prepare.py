@@ -8,6 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
+import conf
 from datamodules.ave import AVE
 from datamodules.mini.base import STAMP
 from datamodules.prepare import main as prepare_main
@@ -133,6 +134,15 @@ def test_the_commands_take_the_settings_of_a_run(root: Path, sizes: None, capsys
     assert verify_main(["ave", "--root", str(root / "nowhere"), *WORDS]) == 1
     assert prepare_main(["ava", "--root", str(root)]) == 2
     assert "Did you mean experiment=ave_hmmoe?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (Path(conf.__file__).parent / "data").glob("*.yaml")))
+def test_every_dataset_has_its_command_and_its_published_sizes(name: str, tmp_path: Path):
+    data = datamodule(name, ["scale=mini", "data.cache=disk"], root=tmp_path)
+    assert data.keep.mode == "disk" and data.keep.folder == tmp_path / "decoded" and "text" not in data.inputs
+    names = {part for parts in data.published() for part in parts.split("+")}
+    assert names and names <= {split.name for split in data.splits}
+    assert set(data.test_splits) <= names
 
 
 def test_a_wrong_setting_is_named_before_anything_is_read(root: Path):

@@ -107,6 +107,12 @@ def test_fits_and_reports_both_directions():
     best = [row["rank"] == 1 for row in rows]
     assert sum(best) / len(rows) == pytest.approx(scores["test/t2v_R1"], abs=1e-6)
     assert all(row["prediction"] == row["label"] for row, first in zip(rows, best, strict=True) if first)
+    matrix = module.arrays_at_end["test_similarity"]
+    assert matrix["scores"].shape == (len(matrix["sentences"]), len(matrix["clips"])) == (len(rows), 8)
+    lines, column = dict(zip(matrix["sentences"], matrix["scores"], strict=True)), matrix["clips"].tolist()
+    for row in rows:
+        line = lines[row["id"]]
+        assert (line >= line[column.index(row["label"])]).sum() == row["rank"]
 
 
 def test_the_loss_is_clips():
