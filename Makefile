@@ -31,7 +31,7 @@ eval: $(VENV)/.ok  ## make eval ARGS="ckpt_path=<run>/checkpoints/best.ckpt"
 	$(PY) eval.py $(ARGS)
 
 test: $(VENV)/.ok  ## everything that needs neither network nor real data
-	$(PY) -m pytest -m 'not real and not gpu' $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m 'not real and not gpu' $(ARGS)
 
 test-real: $(VENV)/.ok  ## the tests that read real data (../shared/realdata or $HMMOE_REAL_DATA)
 	$(PY) -m pytest -m real $(ARGS)
