@@ -7,8 +7,8 @@ from typing import NamedTuple
 from hmmoe.analysis.report import provenance
 from hmmoe.analysis.report.comparison import Comparison, compare
 from hmmoe.analysis.report.rows import latest, rows, split_by_dataset
-from hmmoe.analysis.report.runs import Run, find
-from hmmoe.analysis.report.table import Entry, Table, cost_table, difference_table, entry, notes, score_table
+from hmmoe.analysis.report.runs import Run, find, not_begun
+from hmmoe.analysis.report.table import Entry, Table, cost_table, counted, difference_table, entry, notes, score_table
 from hmmoe.errors import ConfigError, DataMissing
 
 LOWER = ("loss", "MeanR", "MedR")
@@ -57,7 +57,7 @@ def reports(
     """
     runs = find(folders)
     done = [run for run in runs if run.status == "completed"]
-    missing = [_unfinished(run) for run in runs if run.status != "completed"]
+    missing = [*(_unfinished(run) for run in runs if run.status != "completed"), *not_begun(folders)]
     if not done:
         raise DataMissing("no completed run among these:\n  " + "\n  ".join(missing))
     blocks = split_by_dataset(done)
@@ -95,7 +95,7 @@ def _report(
         raise ConfigError(f"--metric {shown[0]}: no run has it; found {', '.join(known)}")
     remarks += [f"without {shown[0]}, left out: {label}" for label in absent]
     tables = [
-        score_table(entries, f"{name}: {len(kept)} runs"),
+        score_table(entries, f"{name}: {counted(len(kept))}"),
         difference_table(entries, shown[0]),
         cost_table(entries),
     ]

@@ -58,26 +58,16 @@ def find_baseline(rows: Sequence[Row], name: str) -> list[Row]:
     return found
 
 
-def opponent(row: Row, baselines: Sequence[Row]) -> Row | None:
-    """The baseline row that shares the most columns with ``row``; None for a baseline itself.
-
-    Raises:
-        ConfigError: several share as many.
-    """
+def opponents(row: Row, baselines: Sequence[Row]) -> list[Row]:
+    """The baseline row that shares the most columns with ``row``; several that share as many; none for itself."""
     if row in baselines:
-        return None
+        return []
 
     def shared(other: Row) -> int:
         return sum(value == other.values[key] != ABSENT for key, value in row.values.items())
 
     most = max(map(shared, baselines))
-    best = [other for other in baselines if shared(other) == most]
-    if len(best) > 1:
-        raise ConfigError(
-            f"--baseline fits {len(best)} rows for {row.label!r} equally well: {'; '.join(one.label for one in best)}. "
-            f"Name one, such as --baseline {','.join(f'{k}={v}' for k, v in best[0].values.items())}"
-        )
-    return best[0]
+    return [other for other in baselines if shared(other) == most]
 
 
 def matched(row: Row, other: Row) -> list[tuple[Run, Run]]:
@@ -111,25 +101,39 @@ def compare(rows: Sequence[Row], baseline: str, metric: str) -> tuple[dict[str, 
         rows: all of a table.
         baseline: see ``find_baseline``.
         metric: <split>/<name>; the predictions of that split are compared too.
+
+    Raises:
+        ConfigError: no row is the baseline, or no row has one rather than several to be compared with.
     """
     baselines = find_baseline(rows, baseline)
     found: dict[str, Comparison] = {}
     alone = []
+    best = {row.label: others for row in rows if (others := opponents(row, baselines))}
+    if best and all(len(others) > 1 for others in best.values()):
+        label, others = next(iter(best.items()))
+        one = ",".join(f"{k}={v}" for k, v in others[0].values.items() if v != ABSENT)
+        raise ConfigError(f"--baseline {baseline}: {_undecided(label, others)}. Name one, such as --baseline {one}")
     for row in rows:
-        other = opponent(row, baselines)
-        if other is not None:
-            told = _compare(row, other, metric)
+        others = best.get(row.label, [])
+        if len(others) > 1:
+            alone.append(f"{_undecided(row.label, others)}: not compared")
+        elif others:
+            told = _compare(row, others[0], metric)
             if told is not None:
                 found[row.label] = told
             else:
-                seeds = (" ".join(str(run.seed) for run in one.runs) for one in (row, other))
+                seeds = (" ".join(str(run.seed) for run in one.runs) for one in (row, others[0]))
                 alone.append(
-                    "{}: not compared, no seed in common with {} ({} and {})".format(row.label, other.label, *seeds)
+                    "{}: not compared, no seed in common with {} ({} and {})".format(row.label, others[0].label, *seeds)
                 )
     seeds = holm({name: one.seeds.p_t for name, one in found.items() if one.seeds.p_t is not None})
     examples = holm({name: one.examples.p for name, one in found.items() if one.examples is not None})
     adjusted = {n: one._replace(p_seeds=seeds.get(n), p_examples=examples.get(n)) for n, one in found.items()}
     return adjusted, alone
+
+
+def _undecided(label: str, others: Sequence[Row]) -> str:
+    return f"{label} is as close to {' as to '.join(other.label for other in others)}"
 
 
 def _compare(row: Row, other: Row, metric: str) -> Comparison | None:

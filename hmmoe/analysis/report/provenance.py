@@ -74,7 +74,7 @@ def _mixed(runs: Sequence[Run], what: Callable[[Run], str], name: str) -> list[s
         found.setdefault(what(run), []).append(run)
     if len(found) < 2:
         return []
-    told = "; ".join(f"{value} ({len(of)} runs, such as {of[0].folder.name})" for value, of in found.items())
+    told = "; ".join(f"{value} ({len(of)} of the runs, such as {of[0].folder.name})" for value, of in found.items())
     return [f"{name} differ{'s' if name == 'the code' else ''}: {told}"]
 
 

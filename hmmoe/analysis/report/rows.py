@@ -11,6 +11,7 @@ BESIDE = ("callbacks", "logger", "paths", "tags", "ckpt_path", "train", "test", 
 NEVER = ("default_root_dir", "enable_model_summary", "enable_progress_bar", "log_every_n_steps", "miniature.root")
 DATASET = "data._target_"
 ABSENT = "-"
+SWITCHES = ("True", "False", "None")
 
 
 class Row(NamedTuple):
@@ -27,7 +28,8 @@ class Row(NamedTuple):
 
 def spoken(key: str, value: str) -> str:
     """A column's value as part of a name: choices speak for themselves, numbers and switches need their key."""
-    return value if "." not in key else f"{key.rpartition('.')[2].replace('_', ' ')} {value}"
+    speaks = "." not in key and as_number(value) is None and value not in SWITCHES
+    return value if speaks else f"{key.rpartition('.')[2].replace('_', ' ')} {value}"
 
 
 def facts(run: Run, ignore: Iterable[str] = ()) -> dict[str, str]:

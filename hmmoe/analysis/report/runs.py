@@ -12,6 +12,11 @@ import yaml
 
 from hmmoe.errors import DataBroken, DataMissing
 
+RECORDS = ("run.json", "status.json")
+"""Either one makes a folder a run's."""
+ASIDE = ".attempts"
+"""Where the launcher keeps what failed jobs had left when they started over."""
+
 
 class Run:
     """One run folder, read lazily.
@@ -128,6 +133,24 @@ def _yaml(path: Path) -> Any:
     return yaml.load(path.read_text(), Loader)
 
 
+def _named(folders: Sequence[Path], name: str) -> set[Path]:
+    """Files of that name at any depth; what a sweep has put aside to start a job over is no run any more."""
+    found = (path.resolve() for folder in folders for path in folder.rglob(name))
+    return {path for path in found if ASIDE not in path.parts}
+
+
+def not_begun(folders: Sequence[Path]) -> list[str]:
+    """A line for every sweep at or below the folders with jobs that have left nothing yet: its table is not whole."""
+    lines = []
+    for path in sorted(_named(folders, "sweep.json")):
+        jobs = [job["folder"] for job in read_json(path).get("jobs", [])]
+        waiting = [job for job in jobs if not any((path.parent / job / name).is_file() for name in RECORDS)]
+        if waiting:
+            resume = f"python train.py -m sweep.resume={path.parent}"
+            lines.append(f"not begun  {len(waiting)} of {len(jobs)} jobs of {path.parent}: {resume}")
+    return lines
+
+
 def find(folders: Sequence[Path]) -> list[Run]:
     """All runs at or below the folders, in the order of their paths; evaluations of a run are no runs.
 
@@ -137,8 +160,7 @@ def find(folders: Sequence[Path]) -> list[Run]:
     absent = [str(folder) for folder in folders if not folder.is_dir()]
     if absent:
         raise DataMissing(f"no folder {', '.join(absent)}: name run folders, or a folder above them")
-    places = {path.parent.resolve() for folder in folders for path in folder.rglob("run.json")}
-    places |= {path.parent.resolve() for folder in folders for path in folder.rglob("status.json")}
+    places = {path.parent.resolve() for name in RECORDS for path in _named(folders, name)}
     runs = [run for run in map(Run, sorted(places)) if run.record.get("job", "train") == "train"]
     if not runs:
         raise DataMissing(

@@ -11,7 +11,7 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 CONFIDENCE = 0.95
 ALPHA = 1 - CONFIDENCE
@@ -175,13 +175,20 @@ def detectable(std: float | None, n: int, *, paired: bool, alpha: float = ALPHA,
 
 @cache
 def _effect(total: int, freedom: int, paired: bool, alpha: float, power: float) -> float:
-    """The difference in units of the standard deviation, from the noncentral t distribution."""
+    """The difference in units of the standard deviation, from the noncentral t distribution.
+
+    That is the mean of a normal tail over the estimated deviation s, which has a chi distribution: scipy's ``nct`` is
+    NaN where two pairs need it.
+    """
     critical = float(stats.t.ppf(1 - alpha / 2, freedom))
     scale = math.sqrt(total) if paired else math.sqrt(total / 4)
+    estimates = stats.chi(freedom, scale=1 / math.sqrt(freedom))
+    s = np.linspace(*estimates.ppf((1e-12, 1 - 1e-12)), 5001)
+    weights = estimates.pdf(s)
 
     def missing(effect: float) -> float:
-        shift = effect * scale
-        return float(stats.nct.sf(critical, freedom, shift) + stats.nct.cdf(-critical, freedom, shift)) - power
+        found = special.ndtr(effect * scale - critical * s) + special.ndtr(-effect * scale - critical * s)
+        return float(np.trapezoid(weights * found, s)) - power
 
     high = 1.0
     while missing(high) < 0:

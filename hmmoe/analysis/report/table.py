@@ -104,6 +104,11 @@ def number(value: float | None, digits: int = 4) -> str:
     return NONE if value is None else f"{value:.{digits}f}"
 
 
+def counted(runs: int) -> str:
+    """1 run, 3 runs."""
+    return f"{runs} run{'s' if runs != 1 else ''}"
+
+
 def p_value(p: float | None) -> str:
     """Three digits, never 0."""
     return NONE if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
@@ -197,9 +202,9 @@ def notes(entries: Sequence[Entry], metric: str) -> list[str]:
     found = []
     few = sorted({len(one.row.runs) for one in entries if len(one.row.runs) < FEW})
     if few:
-        told = f"{few[0]}" if len(few) == 1 else f"{few[0]} to {few[-1]}"
+        told = counted(few[0]) if len(few) == 1 else f"{few[0]} to {few[-1]} runs"
         found.append(
-            f"TOO FEW SEEDS: rows with {told} runs, {FEW} are wanted: `seed={','.join(map(str, range(1, FEW + 1)))}`"
+            f"TOO FEW SEEDS: rows with {told}, {FEW} are wanted: `seed={','.join(map(str, range(1, FEW + 1)))}`"
         )
     for one in entries:
         if one.mixes:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from hmmoe.analysis.report import provenance
+from hmmoe.analysis.report.assemble import reports
 from hmmoe.analysis.report.comparison import compare, find_baseline, matched
 from hmmoe.analysis.report.flags import flags
 from hmmoe.analysis.report.rows import latest, rows
@@ -76,6 +77,25 @@ def test_folders_without_runs_and_broken_files_are_named(tmp_path):
         find([tmp_path])
 
 
+def test_what_a_sweep_has_put_aside_is_no_run_and_what_it_has_not_begun_is_said(tmp_path):
+    make(tmp_path / "sweep" / "0_rank-8")
+    make(tmp_path / "sweep" / ".attempts" / "0_rank-8_1", status={"status": "failed", "reason": "killed"})
+    (tmp_path / "sweep" / "1_rank-16").mkdir()  # its process was killed before it wrote a line
+    jobs = [{"folder": name} for name in ("0_rank-8", "1_rank-16", "2_rank-32")]
+    write(tmp_path / "sweep", "sweep.json", {"jobs": jobs})
+    (one,), missing = reports([tmp_path])
+    assert len(one.runs) == 1
+    assert len(missing) == 1 and missing[0].startswith("not begun  2 of 3 jobs of ")
+    assert missing[0].endswith(f"sweep.resume={tmp_path / 'sweep'}")
+    assert reports([tmp_path / "sweep" / "0_rank-8"])[1] == []
+
+
+def test_switches_and_numbers_need_their_key(tmp_path):
+    for seed, value in enumerate((True, False)):
+        make(tmp_path / str(seed), seed=seed, settings={"checkpointing": value})
+    assert [row.label for row in rows(find([tmp_path]))] == ["checkpointing False", "checkpointing True"]
+
+
 @pytest.mark.parametrize(
     ("other", "words"),
     [
@@ -137,6 +157,21 @@ def test_baselines_that_fit_nothing_or_too_much_are_refused(swept):
         find_baseline(table, "adapter")
     assert [row.label for row in find_baseline(table, "peft=lora,rank=16")] == ["lora, rank 16"]
     assert len(find_baseline(table, "rank=16")) == 2
+
+
+def test_a_row_without_a_counterpart_is_said_and_the_others_are_compared(tmp_path):
+    for seed in (1, 2):
+        for rank in (8, 16):
+            make(tmp_path / f"lora{rank}_{seed}", peft="lora", settings={"peft.rank": rank}, seed=seed)
+        make(tmp_path / f"hmmoe8_{seed}", settings={"peft.rank": 8}, seed=seed, score=0.7 + 0.01 * seed)
+        make(tmp_path / f"probe{seed}", peft="linear_probe", seed=seed)
+    table = rows(find([tmp_path]))
+    found, (note,) = compare(table, "lora", "test/acc")
+    assert list(found) == ["hmmoe, rank 8"]
+    assert note == "linear_probe is as close to lora, rank 8 as to lora, rank 16: not compared"
+    only = [row for row in table if row.label != "hmmoe, rank 8"]
+    with pytest.raises(ConfigError, match=r"Name one, such as --baseline peft=lora,peft.rank=8"):
+        compare(only, "lora", "test/acc")
 
 
 def test_no_seed_in_common_is_said(tmp_path):

@@ -106,6 +106,12 @@ def test_detectable_difference_is_cohens_table(paired, n, effect):
     assert st.detectable(1.0, n, paired=paired) <= effect < st.detectable(1.0, n - 1, paired=paired)
 
 
+@pytest.mark.parametrize(("n", "effect"), [(2, 11.55), (3, 3.264), (50, 0.4042)])
+def test_detectable_difference_from_two_pairs_on(n, effect):
+    """Two pairs leave one degree of freedom; the values have power 0.8 by scipy's noncentral t."""
+    assert st.detectable(1.0, n, paired=True) == pytest.approx(effect, rel=1e-3)
+
+
 def test_detectable_difference_is_found_as_often_as_said():
     draw = np.random.default_rng(0)
     effect = st.detectable(0.01, 5, paired=True)
