@@ -37,11 +37,16 @@ class KroneckerLinear(nn.Module):
     def __init__(self, width: int, out: int, *, rule: nn.Parameter, factor_rank: int, zero: bool) -> None:
         super().__init__()
         n = rule.shape[0]
-        self.rule = rule
+        self._rule = (rule,)  # the method's own: as a parameter of every map it would be saved under every name
         self.left = nn.Parameter(torch.randn(n, out // n, factor_rank) * factor_rank**-0.5)
         right = torch.zeros if zero else torch.randn
         self.right = nn.Parameter(right(n, factor_rank, width // n) * width**-0.5)
         self.bias = nn.Parameter(torch.zeros(out))
+
+    @property
+    def rule(self) -> Float[Tensor, "n n n"]:
+        """A, shared by all maps."""
+        return self._rule[0]
 
     @property
     def weight(self) -> Float[Tensor, "out inner"]:
@@ -108,3 +113,4 @@ class Compacter(Placed):
             return KroneckerBottleneck(width, rank, rule=rule, factor_rank=factor_rank, act=act)
 
         super().__init__(sites, make, at=at, placement=placement)
+        self.rule = rule

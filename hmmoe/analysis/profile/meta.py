@@ -34,11 +34,11 @@ class OnMeta(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if args and isinstance(args[0], Tensor) and args[0].is_meta:
-            if func is F.scaled_dot_product_attention:
-                return _attention(*args, **(kwargs or {}))
-            if func is Tensor.__bool__:
-                return False
+        # The function first: a weight that stands for a sum answers any other question by computing the sum.
+        if func is F.scaled_dot_product_attention and args and args[0].is_meta:
+            return _attention(*args, **(kwargs or {}))
+        if func is Tensor.__bool__ and args[0].is_meta:
+            return False
         return func(*args, **(kwargs or {}))
 
 
