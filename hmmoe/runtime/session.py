@@ -83,12 +83,13 @@ class Session:
             raise known from error
 
     def _close_from_another_rank(self, error: BaseException) -> None:
-        """Rank 0 will be killed by the launcher of this process and could not say why."""
+        """Rank 0 will be killed, or lose its connection, and could not say why."""
         status = read_json(self.folder / "status.json")
         if status.get("status") == "running" and not isinstance(error, Interrupted | KeyboardInterrupt):
             reason = f"{type(error).__name__}: {error}"
             trace = "".join(traceback.format_exception(error))
-            self._write("status.json", {"status": "failed", "reason": reason, "traceback": trace, "until": now_text()})
+            status = {"status": "failed", "by_rank": os.environ.get("RANK", os.environ.get("LOCAL_RANK"))}
+            self._write("status.json", {**status, "reason": reason, "traceback": trace, "until": now_text()})
 
     def _open(self) -> None:
         known = read_json(self.folder / "run.json")
@@ -123,6 +124,8 @@ class Session:
             status = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
             if not isinstance(error, UserError):
                 status["traceback"] = "".join(traceback.format_exception(error))
+            earlier = read_json(self.folder / "status.json")
+            status = earlier if "by_rank" in earlier else status  # what failed first, not what followed from it
         self._write("status.json", {**status, "until": now_text(), "seconds": round(time.time() - self._started, 1)})
         last = self.folder / "checkpoints" / "last.ckpt"
         if error is not None and last.is_file():

@@ -17,8 +17,10 @@ from lightning.pytorch.callbacks import Callback
 
 from hmmoe.callbacks import checkpoint
 from hmmoe.errors import ConfigError, DiskFull, Diverged, OutOfMemory
+from hmmoe.runtime.check import check
 from hmmoe.runtime.mishaps import mishap
-from tests.runs import tiny
+from hmmoe.runtime.session import Session
+from tests.runs import composed, tiny
 from tests.runtime.test_run import WITHOUT_SCORES, load, rows, run
 
 
@@ -189,3 +191,17 @@ def test_only_known_misfortunes_are_translated():
 def test_a_score_that_will_not_come_is_missed_before_the_first_step(settings, tmp_path):
     with pytest.raises(ConfigError, match=r"monitor=val/accuracy is never logged: choose from .*val/acc"):
         run(tmp_path, *settings, "monitor=val/accuracy", at(0, "memory"))
+
+
+def test_the_rank_that_failed_first_is_the_reason(settings, tmp_path, monkeypatch):
+    """Rank 0 only loses its connection."""
+    with composed(*settings, f"paths.run_dir={tmp_path}") as cfg:
+        plain = check(cfg)
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        other = Session(cfg, plain)
+        monkeypatch.delenv("LOCAL_RANK")
+        with pytest.raises(RuntimeError, match="connection closed"), Session(cfg, plain):
+            other.__exit__(ValueError, ValueError("the real one"), None)
+            raise RuntimeError("connection closed")
+    status = load(tmp_path / "status.json")
+    assert status["status"] == "failed" and status["reason"] == "ValueError: the real one"
