@@ -12,6 +12,8 @@ import pickle
 from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
+from typing import ClassVar
 
 import numpy as np
 
@@ -40,8 +42,11 @@ class MiniMSVDBase(MiniatureWriter):
         seed: of all content.
     """
 
+    usual: ClassVar[Mapping[str, int]]
+    """Blocks where none are named."""
+
     def __init__(self, root: str | Path, *, blocks: Mapping[str, int] | None = None, seed: int = 0) -> None:
-        self.blocks, self.seed = dict(blocks or {"train": 10, "val": 1, "test": 1}), seed
+        self.blocks, self.seed = dict(blocks or self.usual), seed
         super().__init__(root, blocks=self.blocks, seed=seed)
 
     def clips(self, folder: Path, towers: list[Tower]) -> Iterator[tuple[str, str, Tower, np.random.Generator]]:
@@ -60,6 +65,8 @@ class MiniMSVDBase(MiniatureWriter):
 
 class MiniMSVDQA(MiniMSVDBase):
     """MSVD-QA's layout: ``<split>_qa.json``, ``youtube_mapping.txt``; blocks of 36 clips with 4 questions."""
+
+    usual = MappingProxyType({"train": 8, "val": 1, "test": 1})
 
     def fill(self, folder: Path) -> None:
         """Draw, ask, write."""
@@ -86,6 +93,8 @@ class MiniMSVDQA(MiniMSVDBase):
 
 class MiniMSVD(MiniMSVDBase):
     """The layout of MSVD's retrieval: ``raw-captions.pkl`` and ``<split>_list.txt``; blocks of 27 clips."""
+
+    usual = MappingProxyType({"train": 10, "val": 1, "test": 1})
 
     def fill(self, folder: Path) -> None:
         """Draw, tell, write."""
