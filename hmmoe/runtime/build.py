@@ -37,7 +37,7 @@ def part(node: Any, path: str, **override: Any) -> Any:
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, UserError):
-            raise cause from error
+            raise cause from None
         if isinstance(cause, ValueError | TypeError | FileNotFoundError | MisconfigurationException):
             raise ConfigError(f"{path}: {cause}") from error
         raise

@@ -8,8 +8,9 @@ from hmmoe.errors import DiskFull, OutOfMemory, UserError
 
 def mishap(error: BaseException | None, settings: dict[str, Any]) -> UserError | None:
     """A known misfortune as a message; None for everything else."""
-    chain = error
-    while chain is not None:
+    chain, seen = error, set()
+    while chain is not None and id(chain) not in seen:
+        seen.add(id(chain))  # whoever raises the cause of an error from that error ties a ring
         if isinstance(chain, OSError) and chain.errno in (errno.ENOSPC, errno.EDQUOT):
             return _disk_full(chain)
         if _out_of_memory(chain):

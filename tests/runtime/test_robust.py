@@ -188,6 +188,12 @@ def test_only_known_misfortunes_are_translated():
         assert isinstance(mishap(error, sizes), DiskFull)
 
 
+def test_causes_in_a_ring_end():
+    first, second = ValueError("first"), ValueError("second")
+    first.__cause__, second.__cause__ = second, first
+    assert mishap(first, {}) is None
+
+
 def test_a_score_that_will_not_come_is_missed_before_the_first_step(settings, tmp_path):
     with pytest.raises(ConfigError, match=r"monitor=val/accuracy is never logged: choose from .*val/acc"):
         run(tmp_path, *settings, "monitor=val/accuracy", at(0, "memory"))
