@@ -1,6 +1,7 @@
 """What differs between two runs: ``python -m hmmoe.diff RUN_A RUN_B``."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -38,11 +39,12 @@ def main(words: list[str] | None = None) -> int:
         first, second = Run(asked.first), Run(asked.second)
         found, scores = differences(first, second), outcomes(first, second)
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     console = Console(highlight=False, markup=False, width=None if Console().is_terminal else 160)
+    names = apart(asked.first.resolve(), asked.second.resolve())
     for title, lines in (("Differences", found), ("Outcome", scores)):
-        table = Table("part", "name", str(asked.first), str(asked.second), title=title, title_justify="left")
+        table = Table("part", "name", *names, title=title, title_justify="left")
         for line in lines:
             table.add_row(line.part, line.name, short(line.first), short(line.second))
         if lines:
@@ -52,6 +54,14 @@ def main(words: list[str] | None = None) -> int:
     if not found:
         console.print("same settings, code, data, versions and hardware")
     return int(bool(found))
+
+
+def apart(first: Path, second: Path) -> tuple[str, str]:
+    """The folders without what they have in common, so that a narrow column still tells them apart."""
+    if first == second:
+        return first.name, second.name
+    shared = Path(os.path.commonpath([first, second]))
+    return tuple(str(path.relative_to(shared)) if path != shared else path.name for path in (first, second))
 
 
 def short(value: str) -> str:

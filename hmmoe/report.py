@@ -45,7 +45,7 @@ def main(words: list[str] | None = None) -> int:
         )
         publish(made, missing, asked.out or asked.folders[0] / "report", plots=not asked.no_plots)
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 

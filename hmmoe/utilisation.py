@@ -14,6 +14,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="run folders, or folders above them")
     made.add_argument("--by", action="append", default=[], metavar="KEY", help="setting that names rows: peft, rank")
     made.add_argument("--ignore", action="append", default=[], metavar="KEY", help="setting that tells no rows apart")
+    made.add_argument(
+        "--mix", action="append", default=[], choices=("data", "code"), help="allow unequal data or code, and say so"
+    )
     made.add_argument("--split", help="of the routing tables (default: test, else val, else train)")
     made.add_argument("--out", type=Path, help="folder of the files (default: report/ in the first FOLDER)")
     return made
@@ -28,37 +31,45 @@ def main(words: list[str] | None = None) -> int:
     asked = parser().parse_args(words)
     by, ignore = ([key for word in words for key in word.split(",")] for words in (asked.by, asked.ignore))
     try:
-        written = draw(asked.folders, asked.out or asked.folders[0] / "report", by=by, ignore=ignore, split=asked.split)
+        out = asked.out or asked.folders[0] / "report"
+        written, notes = draw(asked.folders, out, by=by, ignore=ignore, split=asked.split, mix=asked.mix)
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
-    print("\n".join(map(str, written)))
+    print("\n".join([*map(str, written), *(f"* {note}" for note in notes)]))
     return 0
 
 
-def draw(folders: list[Path], out: Path, *, by: list[str], ignore: list[str], split: str | None) -> list[Path]:
-    """All figures, in a folder per row.
+def draw(
+    folders: list[Path], out: Path, *, by: list[str], ignore: list[str], split: str | None, mix: list[str]
+) -> tuple[list[Path], list[str]]:
+    """All figures, in a folder per row; and what the report would note of the runs together.
 
     Raises:
-        UserError: no completed run that routes.
+        UserError: no completed run that routes, or data or code mixed.
     """
     # After the options: a typo is answered before matplotlib and torch are loaded.
     from hmmoe.analysis.heatmap import usage_heatmap
-    from hmmoe.analysis.report import usage, usage_plots
+    from hmmoe.analysis.report import provenance, usage, usage_plots
     from hmmoe.analysis.report.plots import save
     from hmmoe.analysis.report.rows import latest, rows, split_by_dataset
     from hmmoe.analysis.report.runs import find
     from hmmoe.analysis.token_examples import read_examples
 
-    done = [run for run in find(folders) if run.status == "completed" and any((run.folder / "routing").glob("epoch_*"))]
-    if not done:
+    done = [run for run in find(folders) if run.status == "completed"]
+    routed = {run.folder for run in done if any((run.folder / "routing").glob("epoch_*"))}
+    if not routed:
         raise DataMissing(
             f"no completed run with routing tables below {', '.join(map(str, folders))}: methods without experts have "
             "none, and callbacks.utilization writes them"
         )
-    written = []
+    written, notes = [], []
     for name, block in split_by_dataset(done).items():
-        for row in rows(latest(block, ignore)[0], by, ignore):
+        table = rows(latest(block, ignore)[0], by, ignore)  # of all runs: named as in the report
+        notes += provenance.check(table, [split or "test"], allow=mix)
+        for row in (row._replace(runs=[run for run in row.runs if run.folder in routed]) for row in table):
+            if not row.runs:
+                continue
             folder = out / "utilisation" / re.sub(r"[^\w.=-]+", "_", f"{name}_{row.label}")
             folder.mkdir(parents=True, exist_ok=True)
             shown, tables = usage.last_tables(row.runs, split)
@@ -76,7 +87,7 @@ def draw(folders: list[Path], out: Path, *, by: list[str], ignore: list[str], sp
                 if tiles:
                     figures[f"patches_seed{run.seed}"] = usage_plots.patch_examples(examples, tiles, told)
             written += [path for stem, figure in figures.items() for path in save(figure, folder / stem)]
-    return written
+    return written, notes
 
 
 if __name__ == "__main__":

@@ -15,7 +15,10 @@ LOWER = ("loss", "MeanR", "MedR")
 
 
 class Report(NamedTuple):
-    """All that is said about the runs on one data set. ``metric`` is what was tested, the first of ``metrics``."""
+    """All that is said about the runs on one data set. ``metric`` is what was tested, the first of ``metrics``.
+
+    ``unfit`` says why nothing was compared, where a baseline was asked for that these runs do not have.
+    """
 
     name: str
     metrics: list[str]
@@ -23,6 +26,7 @@ class Report(NamedTuple):
     entries: list[Entry]
     tables: list[Table]
     notes: list[str]
+    unfit: str = ""
 
     @property
     def metric(self) -> str:
@@ -53,7 +57,7 @@ def reports(
         ignore: settings that shall not tell rows apart.
 
     Raises:
-        UserError: no completed run, data or code mixed, or a name that fits nothing.
+        UserError: no completed run, data or code mixed, or a name that fits nothing (a baseline: in no data set).
     """
     runs = find(folders)
     done = [run for run in runs if run.status == "completed"]
@@ -61,7 +65,11 @@ def reports(
     if not done:
         raise DataMissing("no completed run among these:\n  " + "\n  ".join(missing))
     blocks = split_by_dataset(done)
-    return [_report(name, block, baseline, by, metrics, mix, ignore) for name, block in blocks.items()], missing
+    made = [_report(name, block, baseline, by, metrics, mix, ignore) for name, block in blocks.items()]
+    unfit = [one.unfit for one in made if one.unfit]
+    if len(unfit) == len(made):
+        raise ConfigError(unfit[0])
+    return made, missing
 
 
 def _unfinished(run: Run) -> str:
@@ -84,9 +92,14 @@ def _report(
     remarks = provenance.check(table, [metric.partition("/")[0] for metric in shown], allow=mix)
     remarks += [f"left out, older than a run with the same settings and seed: {run.folder}" for run in twice]
     compared: dict[str, Comparison] = {}
+    unfit = ""
     if baseline:
-        compared, alone = compare(table, baseline, shown[0])
-        remarks += alone
+        try:
+            compared, alone = compare(table, baseline, shown[0])
+            remarks += alone
+        except ConfigError as error:  # another data set may have it
+            unfit = str(error)
+            remarks.append(f"no differences: {unfit}")
     entries = [entry(row, shown, compared.get(row.label), ignore) for row in table]
     absent = [one.row.label for one in entries if shown[0] not in one.scores]
     entries = [one for one in entries if shown[0] in one.scores]
@@ -100,7 +113,8 @@ def _report(
         cost_table(entries),
     ]
     told = [*remarks, *_selection(entries, shown[0]), *notes(entries, shown[0])]
-    return Report(name, shown, is_higher(kept, shown[0]), entries, [one for one in tables if one is not None], told)
+    tables = [one for one in tables if one is not None]
+    return Report(name, shown, is_higher(kept, shown[0]), entries, tables, told, unfit)
 
 
 def default_metrics(runs: Sequence[Run]) -> list[str]:

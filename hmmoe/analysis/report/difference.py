@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from hmmoe.analysis.report.provenance import version
 from hmmoe.analysis.report.runs import Run, leaves
 
 PLACES = ("paths", "default_root_dir", "folder")
@@ -57,6 +58,9 @@ def _settings(run: Run) -> dict[str, Any]:
 def _code(run: Run) -> dict[str, Any]:
     git = run.git
     told = {"commit": git.get("sha"), "uncommitted changes": git.get("dirty")}
+    later = [code for code in dict.fromkeys(map(version, run.gits)) if code != version(git)]
+    if later:
+        told["went on with other code"] = ", ".join(later)
     if git.get("dirty") and not git.get("diff"):
         return told
     return told | {"hash of changes in Python files": git.get("diff")}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,11 +17,21 @@ from hmmoe.analysis.report.statistics import Summary, knee
 from hmmoe.analysis.report.table import Entry
 
 COLOURS = KIND_COLOURS
+MARKERS, DASHES = "os^DvPX*", ("-", "--", ":", "-.")
+"""The next one where the colours are used up: with 39 methods no two look alike."""
 BAND = 0.16
 MOST_BANDS = 5
 """Rows beyond which bands over seeds would hide each other."""
 SIZES = ("rank", "experts_per_group")
 """Settings that are drawn as axes first, where several numbers vary."""
+
+
+class Look(NamedTuple):
+    """What tells a line and its points from others."""
+
+    colour: str | tuple[float, ...]
+    marker: str
+    dashes: str
 
 
 def figures(one: Report) -> Iterator[tuple[str, Figure]]:
@@ -70,20 +81,23 @@ def series(rows: Sequence[Row], without: Sequence[str]) -> dict[str, list[Row]]:
 
 def against_cost(one: Report, cost: str, quantity: str, unit: float) -> Figure:
     """A point per row with its 95 % interval (whiskers) where there are two seeds or more; rows of a method joined."""
-    figure, axis = _figure(6.8, 4.4)
     shown = [entry for entry in one.entries if cost in entry.costs]
     by_row = {entry.row.label: entry for entry in shown}
     numbers = numeric(shown)[:1]  # lines run along one number; others get a colour of their own
     lines = series([entry.row for entry in shown], numbers)
+    figure, axis = _figure(6.8, 4.4, len(lines))
     xs = [entry.costs[cost] / unit for entry in shown]
     beside = "".join(f"; beside the points: {key.rpartition('.')[2].replace('_', ' ')}" for key in numbers)
-    for (name, rows), colour in zip(lines.items(), _colours(len(lines)), strict=True):
+    for (name, rows), look in zip(lines.items(), looks(len(lines)), strict=True):
+        colour = look.colour
         points = sorted((by_row[row.label].costs[cost] / unit, row.label) for row in rows)
         means = [by_row[label].primary for _, label in points]
         if len(points) > 1:
-            axis.plot([x for x, _ in points], [m.mean for m in means], color=colour, alpha=0.45, linewidth=1)
+            axis.plot(
+                [x for x, _ in points], [m.mean for m in means], look.dashes, color=colour, alpha=0.45, linewidth=1
+            )
         for (x, label), told in zip(points, means, strict=True):
-            _whisker(axis, x, told, colour, name if label == points[0][1] else None)
+            _whisker(axis, x, told, look, name if label == points[0][1] else None)
             if numbers:
                 values = by_row[label].row.values
                 if (text := values[numbers[0]]) != ABSENT:
@@ -104,19 +118,19 @@ def against_cost(one: Report, cost: str, quantity: str, unit: float) -> Figure:
 
 def size_curve(one: Report, key: str) -> Figure:
     """Mean and interval over a numeric setting; other numeric settings as lines; the knee as a ring."""
-    figure, axis = _figure(6.4, 4.2)
     shown = [entry for entry in one.entries if as_number(entry.row.values[key]) is not None]
     by_row = {entry.row.label: entry for entry in shown}
     lines = series([entry.row for entry in shown], [key])
+    figure, axis = _figure(6.4, 4.2, len(lines) + 3)
     ticks: set[float] = set()
     ringed = False
-    for (name, rows), colour in zip(lines.items(), _colours(len(lines)), strict=True):
+    for (name, rows), look in zip(lines.items(), looks(len(lines)), strict=True):
+        colour = look.colour
         curve = {float(row.values[key]): by_row[row.label].primary for row in rows}
         curve = dict(sorted(curve.items()))
         ticks |= curve.keys()
-        axis.plot(
-            list(curve), [told.mean for told in curve.values()], "o-", color=colour, markersize=4, label=name or None
-        )
+        means = [told.mean for told in curve.values()]
+        axis.plot(list(curve), means, look.marker + look.dashes, color=colour, markersize=4, label=name or None)
         if all(told.low is not None for told in curve.values()):
             axis.fill_between(
                 list(curve),
@@ -192,20 +206,19 @@ def surface(one: Report, across: str, up: str) -> Figure:
 def learning_curves(one: Report) -> Figure:
     """The monitored score and the training loss by epoch: mean over the seeds, lowest to highest as a band."""
     monitor = one.runs[0].result["selected"]["monitor"]
-    figure = Figure(figsize=(10.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(10.4, _height(4.2, len(one.entries))), layout="constrained")
     left, right = figure.subplots(1, 2)
     drawn = 0
-    colours = shades(one.entries)
+    shown = shades(one.entries)
     for entry in one.entries:
-        colour = colours[entry.row.label]
         for axis, name in ((left, monitor), (right, "train/loss")):
             trained = [
-                {e: v for e, v in run.curve(name).items() if e in run.curve("train/loss")} for run in entry.row.runs
+                {e + 1: v for e, v in run.curve(name).items() if e in run.curve("train/loss")} for run in entry.row.runs
             ]
             curves = [curve for curve in trained if curve]
             if curves:
                 label = entry.row.label if axis is left else None
-                _course(axis, curves, colour, label, banded=len(one.entries) <= MOST_BANDS)
+                _course(axis, curves, shown[entry.row.label], label, banded=len(one.entries) <= MOST_BANDS)
                 drawn = max(drawn, len(curves))
     for axis, name in ((left, monitor), (right, "train/loss")):
         axis.set_xlabel("epoch")
@@ -222,41 +235,43 @@ def learning_curves(one: Report) -> Figure:
     return figure
 
 
-def shades(entries: Sequence[Entry]) -> dict[str, tuple[float, float, float]]:
-    """A colour per row: the larger its first number (rank) the darker, a hue for all else."""
+def shades(entries: Sequence[Entry]) -> dict[str, Look]:
+    """How every row is drawn: the larger its first number (rank) the darker, a hue for all else."""
     found = {}
     lines = series([entry.row for entry in entries], numeric(entries)[:1])
-    for rows, colour in zip(lines.values(), _colours(len(lines)), strict=True):
-        full = np.array(to_rgb(colour))
+    for rows, look in zip(lines.values(), looks(len(lines)), strict=True):
+        full = np.array(to_rgb(look.colour))
         for index, row in enumerate(rows):
             white = 0.62 * (1 - (index + 1) / len(rows))
-            found[row.label] = tuple((1 - white) * full + white)
+            found[row.label] = look._replace(colour=tuple((1 - white) * full + white))
     return found
 
 
 def _course(
     axis: Axes,
     curves: Sequence[dict[int, float]],
-    colour: tuple[float, float, float],
+    look: Look,
     label: str | None,
     *,
     banded: bool,
 ) -> None:
     epochs = sorted(set().union(*curves))
     told = [[curve[epoch] for curve in curves if epoch in curve] for epoch in epochs]
-    axis.plot(epochs, [float(np.mean(v)) for v in told], color=colour, label=label, marker="o", markersize=2.5)
+    means = [float(np.mean(v)) for v in told]
+    axis.plot(epochs, means, look.marker + look.dashes, color=look.colour, label=label, markersize=2.5)
     if banded and len(curves) > 1:
-        axis.fill_between(epochs, list(map(min, told)), list(map(max, told)), color=colour, alpha=BAND, linewidth=0)
+        low, high = list(map(min, told)), list(map(max, told))
+        axis.fill_between(epochs, low, high, color=look.colour, alpha=BAND, linewidth=0)
 
 
-def _whisker(axis: Axes, x: float, told: Summary, colour: str, label: str | None) -> None:
+def _whisker(axis: Axes, x: float, told: Summary, look: Look, label: str | None) -> None:
     reach = None if told.low is None or told.high is None else [[told.mean - told.low], [told.high - told.mean]]
     axis.errorbar(
         [x],
         [told.mean],
         yerr=reach,
-        fmt="o",
-        color=colour,
+        fmt=look.marker,
+        color=look.colour,
         markersize=5,
         capsize=3,
         elinewidth=1.1,
@@ -264,16 +279,23 @@ def _whisker(axis: Axes, x: float, told: Summary, colour: str, label: str | None
     )
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
+def _figure(width: float, height: float, names: int) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, _height(height, names)), layout="constrained")
     axis = figure.subplots()
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.25, linewidth=0.6)
     return figure, axis
 
 
-def _colours(count: int) -> list[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(count)]
+def _height(least: float, names: int) -> float:
+    """Inches that a legend of so many names needs."""
+    return max(least, 0.5 + 0.17 * names)
+
+
+def looks(count: int) -> list[Look]:
+    """So many that can be told apart: colours first."""
+    turns = (divmod(i, len(COLOURS)) for i in range(count))
+    return [Look(COLOURS[hue], MARKERS[turn % len(MARKERS)], DASHES[turn % len(DASHES)]) for turn, hue in turns]
 
 
 def _legend(figure: Figure, axis: Axes) -> None:

@@ -1,6 +1,7 @@
 """Whether runs may stand in one table: same data, same code; what else differs is said beside it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from hmmoe.analysis.report.rows import Row
 from hmmoe.analysis.report.runs import Run
@@ -14,16 +15,28 @@ LACKING = ("dropped", "zeroed")
 
 
 def code(run: Run) -> str:
-    """Commit, and what was not committed: the hash of changes in Python files, "+" where only older records say so."""
-    git = run.git
+    """Commit, and what was not committed: the hash of changes in Python files, "+" where only older records say so.
+
+    A run that went on with other code than it began with names both.
+    """
+    return ", then ".join(dict.fromkeys(map(version, run.gits)))
+
+
+def version(git: Mapping[str, Any]) -> str:
+    """One record of the code as text."""
     if not git.get("sha"):
         return "outside a checkout"
-    return git["sha"][:SHOWN] + (f"+{(git.get('diff') or '')[:6]}" if changed(run) else "")
+    return git["sha"][:SHOWN] + (f"+{(git.get('diff') or '')[:6]}" if _changed(git) else "")
 
 
 def changed(run: Run) -> bool:
-    """Whether Python files differed from the commit; older records say only whether any file did."""
-    return bool(run.git["diff"]) if "diff" in run.git else bool(run.git.get("dirty"))
+    """Whether Python files differed from the commit."""
+    return any(map(_changed, run.gits))
+
+
+def _changed(git: Mapping[str, Any]) -> bool:
+    """Older records say only whether any file did."""
+    return bool(git["diff"]) if "diff" in git else bool(git.get("dirty"))
 
 
 def data(run: Run, split: str) -> str:
@@ -92,8 +105,11 @@ def _remarks(runs: Sequence[Run]) -> list[str]:
     notes = []
     dirty = [run for run in runs if changed(run)]
     if dirty:
-        sure = all(run.git.get("diff") for run in dirty)
-        told = "the same ones in all" if sure and len(dirty) == len(runs) else "which ones was not recorded"
+        known = {git.get("diff") for run in runs for git in run.gits}
+        unknown = any(_changed(git) and not git.get("diff") for run in runs for git in run.gits)
+        told = (
+            "which ones was not recorded" if unknown else "the same ones in all" if len(known) == 1 else "not the same"
+        )
         notes.append(f"{len(dirty)} of {len(runs)} runs had uncommitted changes in the code ({told})")
     versions = {(run.record.get("versions") or {}).get("torch") for run in runs}
     if len(versions) > 1:

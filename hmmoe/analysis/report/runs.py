@@ -39,8 +39,9 @@ class Run:
 
     @property
     def reason(self) -> str:
-        """First line of why it did not complete, empty where nothing is known."""
-        return str(self._status.get("reason") or "").partition("\n")[0]
+        """First line of why it did not complete, with the next one behind a heading; empty where nothing is known."""
+        line, _, rest = str(self._status.get("reason") or "").partition("\n")
+        return f"{line} {rest.strip().partition(chr(10))[0]}".strip() if line.endswith(":") else line
 
     @property
     def seed(self) -> int | None:
@@ -68,6 +69,11 @@ class Run:
     @property
     def git(self) -> dict[str, Any]:
         return self.record.get("git") or {"sha": None, "dirty": None}
+
+    @property
+    def gits(self) -> list[dict[str, Any]]:
+        """That of the start and of every time that it went on."""
+        return [self.git, *(again["git"] for again in self.record.get("resumed", []) if again.get("git"))]
 
     @property
     def splits(self) -> dict[str, dict[str, Any]]:

@@ -225,8 +225,23 @@ def notes(entries: Sequence[Entry], metric: str) -> list[str]:
         if any(1 < told.seeds.n < 6 for told in compared):
             found.append("Wilcoxon cannot fall below 2 / 2^pairs: 0.25 with three pairs, 0.0625 with five")
         found += dict.fromkeys(told.note for told in compared if told.note)
+    found += _alike(entries, metric)
     raised = dict.fromkeys(flag for one in entries for flag in one.flags)
     return found + [f"{flag}: {MEANING[flag]}" for flag in raised]
+
+
+def _alike(entries: Sequence[Entry], metric: str) -> list[str]:
+    """Rows with one score per seed and the very same ones: nothing was told apart."""
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for one in entries:
+        scores = tuple(sorted((str(run.seed), run.score(metric)) for run in one.row.runs))
+        groups.setdefault(scores, []).append(one.row.label)
+    return [
+        f"{'; '.join(labels)}: the same {metric} in every seed, so training was too short or the examples are too few "
+        "to tell them apart, or the setting has no effect"
+        for scores, labels in groups.items()
+        if len(labels) > 1 and len(scores) > 1
+    ]
 
 
 def flat(one: Entry) -> dict[str, Any]:

@@ -41,3 +41,16 @@ def test_a_key_that_one_run_lacks_is_a_dash(tmp_path):
 def test_no_run_folder_is_a_message(tmp_path, capsys):
     assert diff.main([str(tmp_path), str(tmp_path)]) == 2
     assert "is no run folder: expected run.json" in capsys.readouterr().err
+
+
+def test_columns_of_one_sweep_are_told_apart(tmp_path):
+    sweep = tmp_path / "logs" / "a long name of a sweep"
+    assert diff.apart(sweep / "0_rank-8", sweep / "1_rank-16") == ("0_rank-8", "1_rank-16")
+    assert diff.apart(sweep, sweep / "1_rank-16") == (sweep.name, "1_rank-16")
+
+
+def test_other_code_after_a_resume_is_a_difference(tmp_path):
+    first, second = make(tmp_path / "a"), make(tmp_path / "b")
+    record = Run(second).record
+    write(second, "run.json", record | {"resumed": [{"git": {"sha": "c" * 40, "dirty": False, "diff": None}}]})
+    assert ("code", "went on with other code", "-", "c" * 12) in differences(Run(first), Run(second))

@@ -92,6 +92,20 @@ def test_two_data_sets_never_share_a_table(tmp_path):
         path.write_text(path.read_text().replace("data: nlvr", f"data: {name}"))
     made, _ = reports([tmp_path])
     assert [one.name for one in made] == ["ave", "nlvr"]
+    make(tmp_path / "lora", seed=0, peft="lora")
+    ave, nlvr = reports([tmp_path], baseline="lora")[0]
+    assert any(note.startswith("no differences: --baseline lora names no row") for note in ave.notes)
+    assert [table.title for table in nlvr.tables if "Diff" in table.title] == ["Differences in test/acc"]
+    with pytest.raises(ConfigError, match="--baseline dora names no row"):
+        reports([tmp_path], baseline="dora")
+
+
+def test_rows_with_the_same_scores_in_every_seed_are_pointed_out(tmp_path):
+    for seed in (1, 2):
+        for rank, score in ((8, 0.7), (16, 0.7), (32, 0.71)):
+            make(tmp_path / f"{rank}_{seed}", seed=seed, score=score + 0.01 * seed, settings={"peft.rank": rank})
+    (one,), _ = reports([tmp_path])
+    assert [note for note in one.notes if note.startswith("rank 8; rank 16: the same test/acc in every seed")]
 
 
 def test_only_failed_runs_are_no_report(tmp_path):

@@ -90,6 +90,12 @@ def test_what_a_sweep_has_put_aside_is_no_run_and_what_it_has_not_begun_is_said(
     assert reports([tmp_path / "sweep" / "0_rank-8"])[1] == []
 
 
+def test_a_heading_is_no_reason_without_its_first_fault(tmp_path):
+    reason = "one fault in the configuration:\n  peft.rank=0: must be 1 or more\n  more"
+    run = Run(make(tmp_path / "a", status={"status": "failed", "reason": reason}))
+    assert run.reason == "one fault in the configuration: peft.rank=0: must be 1 or more"
+
+
 def test_switches_and_numbers_need_their_key(tmp_path):
     for seed, value in enumerate((True, False)):
         make(tmp_path / str(seed), seed=seed, settings={"checkpointing": value})
@@ -139,6 +145,20 @@ def test_a_tree_with_changed_documents_only_is_the_commit(tmp_path):
     make(tmp_path / "a", seed=1, git={"sha": "a" * 40, "dirty": True, "diff": None})
     make(tmp_path / "b", seed=2, git={"sha": "a" * 40, "dirty": False, "diff": None})
     assert provenance.check(rows(find([tmp_path])), ["test"]) == []
+
+
+def test_a_run_that_went_on_with_other_code_is_mixed(tmp_path):
+    make(tmp_path / "a", seed=1)
+    folder = make(tmp_path / "b", seed=2)
+    record = Run(folder).record
+    write(folder, "run.json", record | {"resumed": [{"git": record["git"]}]})
+    assert provenance.check(rows(find([tmp_path])), ["test"]) == []
+    write(folder, "run.json", record | {"resumed": [{"git": record["git"] | {"dirty": True, "diff": "c" * 64}}]})
+    table = rows(find([tmp_path]))
+    with pytest.raises(ConfigError, match=r"93cfc01ae208, then 93cfc01ae208\+cccccc"):
+        provenance.check(table, ["test"])
+    notes = provenance.check(table, ["test"], allow=["code"])
+    assert "1 of 2 runs had uncommitted changes in the code (not the same)" in notes
 
 
 def test_every_row_meets_its_own_baseline(swept):

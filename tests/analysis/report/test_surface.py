@@ -3,7 +3,7 @@
 import pytest
 
 from hmmoe.analysis.report.assemble import reports
-from hmmoe.analysis.report.plots import figures, surface
+from hmmoe.analysis.report.plots import COLOURS, figures, looks, shades, surface
 from tests.analysis.report.folders import make
 
 
@@ -45,3 +45,13 @@ def test_every_picture_that_fits_is_drawn(report):
     labels = [text.get_text() for text in drawn["curve_rank"].legends[0].get_texts()]
     assert labels[:2] == ["experts per group 1", "experts per group 2"]
     assert drawn["score_against_parameters"].axes[0].get_xlabel() == "trained parameters (million)"
+
+
+def test_many_methods_look_different(report):
+    assert len(set(looks(40))) == 40 and [look.marker for look in looks(len(COLOURS))] == ["o"] * len(COLOURS)
+    assert len(set(shades(report.entries).values())) == len(report.entries) == 4
+
+
+def test_epochs_count_from_one_as_in_the_log(report):
+    axis = dict(figures(report))["learning_curves"].axes[0]
+    assert list(axis.lines[0].get_xdata()) == [1, 2, 3, 4]

@@ -85,6 +85,16 @@ def test_crops_come_back_by_their_number(root):
     assert read_examples(root / "1" / "routing", "val") == ([], [])
 
 
+def test_rows_are_named_and_guarded_as_in_the_report(tmp_path, capsys):
+    route(make(tmp_path / "a"))
+    make(tmp_path / "b", peft="lora")
+    assert utilisation.main([str(tmp_path)]) == 0
+    assert [path.name for path in (tmp_path / "report" / "utilisation").iterdir()] == ["nlvr_hmmoe"]
+    make(tmp_path / "c", seed=2, git={"sha": "b" * 40, "dirty": False})
+    assert utilisation.main([str(tmp_path)]) == 2 and "--mix code" in capsys.readouterr().err
+    assert utilisation.main([str(tmp_path), "--mix", "code"]) == 0 and "* MIXED" in capsys.readouterr().out
+
+
 def test_what_is_missing_is_named(root, tmp_path, capsys):
     with pytest.raises(DataMissing, match="no routing of split 'dev': set --split to one of test"):
         usage.last_tables(find([root]), "dev")
