@@ -202,6 +202,8 @@ def test_a_refused_combination_is_a_row_that_says_why(tmp_path):
     words = ["peft=series_adapter,ia3", "peft.budget=0.003"]
     assert profiling.main([*WORDS, *words, "--no-latency", "--batch-sizes=1", "--out", str(tmp_path)]) == 0
     series, ia3 = json.loads((tmp_path / "profile.json").read_text())["rows"]
+    rank = series["budget"]["value"]
+    assert f"| rank={rank} |" in (tmp_path / "profile.md").read_text()
     assert series["budget"]["key"] == "peft.rank" and "no size that a budget could set" in ia3["error"]
     assert series["parameters"]["share_of_backbone_percent"] == pytest.approx(0.3, abs=0.03)
 

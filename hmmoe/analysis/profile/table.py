@@ -30,6 +30,8 @@ def flat(row: Row) -> dict[str, Any]:
         return {"method": row["method"], "refused": row["error"]}
     sizes = row["parameters"]
     cells: dict[str, Any] = {"method": row["method"]}
+    if row["budget"]:
+        cells["size"] = f"{row['budget']['key'].removeprefix('peft.')}={row['budget']['value']}"
     cells |= {part: sizes[part] for part in PARTS} | {"frozen": sizes["frozen"]}
     cells |= {"share_percent": sizes["share_percent"], "of_backbone_percent": sizes["share_of_backbone_percent"]}
     cells |= {"gflop": row["flops_per_sample"] / 1e9, "train_gflop": row["training_flops_per_sample"] / 1e9}
