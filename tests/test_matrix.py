@@ -16,7 +16,7 @@ from torch import nn
 import train as training
 from hmmoe.errors import ConfigError
 from hmmoe.model import AdaptedModel
-from hmmoe.runtime import build
+from hmmoe.runtime import build, sizing
 from hmmoe.runtime.signatures import find
 from hmmoe.trainable import check_live, roles
 from tests.runs import composed
@@ -28,7 +28,7 @@ SMALLER = {
     "ave": ["+data.miniature.categories=[Bark, Truck]", "+data.miniature.blocks={train: 1, val: 1, test: 1}"],
     "avs_s4": ["+data.miniature.categories=[guitar, dog]", "+data.miniature.blocks={train: 1, val: 1, test: 1}"],
     "avs_ms3": ["+data.miniature.categories=[guitar, dog]", "+data.miniature.blocks={train: 1, val: 1, test: 1}"],
-    "nlvr": ["+data.miniature.examples={train: 16, dev: 4, test: 4, hidden: 4}", "data.val_directories=2"],
+    "nlvr": ["+data.miniature.examples={train: 16, dev: 4, test: 4, hidden: 4}", "data.val_directories=1"],
     "vqav2": ["+data.miniature.blocks={train2014: 1, val2014: 1, test2015: 1}", "data.held_out=4"],
     "nlvr2": ["+data.miniature.sets={train: 10, dev: 2, test1: 2}"],
     "music_avqa": ["+data.miniature.blocks={train: 1, val: 1, test: 1}"],
@@ -155,9 +155,9 @@ def sample(inputs: DictConfig) -> dict[str, Any]:
 
 
 @cache
-def method(name: str) -> DictConfig:
+def method(name: str) -> dict[str, Any]:
     with composed("experiment=nlvr_hmmoe", "scale=mini", f"peft={name}") as cfg:
-        return cfg.peft
+        return sizing.method_node(cfg.peft)
 
 
 @pytest.mark.parametrize("backbone", options("backbone"))
@@ -179,6 +179,6 @@ def test_every_method_lives_on_every_host(backbone):
         try:
             check_live(model)
         except ConfigError:
-            assert method(name)._target_.startswith("hmmoe.peft.hf"), f"peft={name} is dead on {backbone}"
+            assert method(name)["_target_"].startswith("hmmoe.peft.hf"), f"peft={name} is dead on {backbone}"
             continue
         assert any(p.grad.abs().max() > 0 for n, p in model.named_parameters() if n in roles(model)), name

@@ -12,7 +12,7 @@ ADDRESS = re.compile(
 )
 MACHINE = re.compile(r"(^|[^A-Za-z0-9_.])/(work|farm|home|root|Users)/")
 LARGEST = 14 * 2**20
-"""Of all weights: four towers of one modality under 8 MB together, and what the mini VLMo and VALOR need beside them."""
+"""Of all weights: the towers of one modality are under 8 MB together, the rest is for the mini VLMo and VALOR."""
 
 
 @pytest.fixture(scope="module")

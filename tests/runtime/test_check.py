@@ -86,7 +86,7 @@ def test_selection_on_test_has_to_be_said():
 
 def test_several_devices_inside_a_basic_sweep():
     with (
-        composed(*NLVR, "trainer=ddp_sim", "hydra.mode=MULTIRUN") as cfg,
+        composed(*NLVR, "trainer=ddp_sim", "hydra.mode=MULTIRUN", "hydra/launcher=basic") as cfg,
         pytest.raises(ConfigError, match="inside -m"),
     ):
         check(cfg)

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from hmmoe.errors import CheckpointError, ConfigError
+from hmmoe.errors import CheckpointError, ConfigError, Diverged
 from hmmoe.losses.segments import bce_softmax
 from hmmoe.model import AdaptedModel
 from hmmoe.optim import Recipe
@@ -135,7 +135,7 @@ def test_a_loss_that_is_not_finite_stops_the_run():
         batch["vision"] = torch.full_like(batch["vision"], float("nan"))
         return batch
 
-    with pytest.raises(ConfigError, match=r"loss at step 0 is nan: lower optim\.lr"):
+    with pytest.raises(Diverged, match=r"the loss is nan in epoch 1, step 0; .* Lower optim\.lr"):
         trainer().fit(event_task(), loader(poisoned), [loader(event_batch)])
 
 
