@@ -48,10 +48,18 @@ def _resumed(words: list[str], folder: Path) -> list[str]:
         )
     os.environ[FOLDER] = str(folder)
     rest = [word for word in words[1:] if not word.startswith("sweep.resume=")]
-    named = [word for word in rest if not word.startswith(("-", "hydra"))]
-    known = [] if named else json.loads(file.read_text())["words"]
+    known = []
+    if "experiment" not in map(_key, rest):  # else a command of its own
+        changed = {_key(word) for word in rest if "=" in word}
+        known = [word for word in json.loads(file.read_text())["words"] if _key(word) not in changed]
     flags = [] if {*known, *rest} & {*MULTIRUN} else ["-m"]
     return [words[0], *flags, *known, *(word for word in rest if word not in known)]
+
+
+def _key(word: str) -> str:
+    """What an override sets; ``seeds`` is another word for ``seed``."""
+    key = word.partition("=")[0].lstrip("+~")
+    return "seed" if key == "seeds" else key
 
 
 def _seeded(words: list[str], seeds: str) -> list[str]:

@@ -115,6 +115,12 @@ def test_resume_needs_no_more_than_the_folder(begun):
     assert sweep.expand(["train.py", "-m", own, f"sweep.resume={begun}"]) == [*known, own]
 
 
+def test_resume_with_other_words_changes_the_command_that_began(begun):
+    """Not a sweep over the seeds of no experiment."""
+    words = ["train.py", f"sweep.resume={begun}", "seeds=3", "peft.rank=4"]
+    assert sweep.expand(words) == ["train.py", "-m", "experiment=x", "seed=1,2,3", "peft.rank=4"]
+
+
 def test_resume_with_a_command_of_its_own_adds_to_the_folder(begun):
     words = ["train.py", "-m", "experiment=x", "seeds=3", f"sweep.resume={begun}"]
     assert sweep.expand(words) == ["train.py", "-m", "experiment=x", "seed=1,2,3"]
