@@ -162,7 +162,9 @@ def method(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("backbone", options("backbone"))
 def test_every_method_lives_on_every_host(backbone):
-    """One backward: each trained tensor has a gradient. HF peft is known to die on some hosts, and is refused there.
+    """One backward: each trained tensor has a gradient, or the host is refused.
+
+    What wraps a layer's forward (HF peft, adapters behind attention) dies where a tower reads the weight itself.
 
     One file for each class of methods: their files differ in keys only.
     """
@@ -179,6 +181,7 @@ def test_every_method_lives_on_every_host(backbone):
         try:
             check_live(model)
         except ConfigError:
-            assert method(name)["_target_"].startswith("hmmoe.peft.hf"), f"peft={name} is dead on {backbone}"
+            wraps = method(name)["_target_"].startswith("hmmoe.peft.hf") or method(name).get("placement") == "houlsby"
+            assert wraps, f"peft={name} is dead on {backbone}"
             continue
         assert any(p.grad.abs().max() > 0 for n, p in model.named_parameters() if n in roles(model)), name
