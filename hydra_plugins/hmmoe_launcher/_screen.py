@@ -6,6 +6,9 @@ from pathlib import Path
 
 from hydra_plugins.hmmoe_launcher._record import Entry
 
+SHOWN_COSTS = ("trained_percent", "flops_per_sample", "step_ms", "peak_memory_mib")
+"""Columns of the closing table, of those that ``python -m hmmoe.report`` has."""
+
 
 def say(text: str) -> None:
     """One line, at once, into a pipe as well."""
@@ -32,18 +35,29 @@ def ended(entry: Entry, monitor: str) -> None:
 
 
 def closing(folder: Path, entries: Sequence[Entry], monitor: str) -> None:
-    """All jobs in a table."""
+    """All jobs in a table: how they stand, what they scored, what they cost."""
     from rich.console import Console
     from rich.table import Table
 
+    from hmmoe.analysis.report.runs import Run
+    from hmmoe.analysis.report.table import COSTS, NONE
+
+    runs = [Run(folder / entry.folder) for entry in entries]
+    chosen, _, metric = monitor.partition("/")
+    splits = dict.fromkeys(split for run in runs for split in run.result.get("metrics", {}))
+    reported = [f"{split}/{metric}" for split in splits if split not in ("train", chosen)]
+    costs = [COSTS[name] for name in SHOWN_COSTS if any(COSTS[name].of(run) is not None for run in runs)]
+    numbers = (monitor, *reported, *(cost.title for cost in costs), "time")
     console = Console(highlight=False)
-    console = console if console.is_terminal else Console(width=110, highlight=False)
+    console = console if console.is_terminal else Console(width=140, highlight=False)
     table = Table(title=f"Sweep {folder.name}", title_justify="left")
-    for column in ("job", "status", monitor, "time"):
-        table.add_column(column, justify="right" if column in (monitor, "time") else "left", overflow="fold")
-    for entry in entries:
-        score = "" if entry.score is None else f"{entry.score:.4f}"
-        table.add_row(entry.folder, entry.status, score, duration(entry.seconds))
+    for column in ("job", "status", *numbers):
+        table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    for entry, run in zip(entries, runs, strict=True):
+        scores = (entry.score, *(run.score(name) for name in reported))
+        cells = [NONE if score is None else f"{score:.4f}" for score in scores]
+        cells += [NONE if (value := cost.of(run)) is None else cost.show(value) for cost in costs]
+        table.add_row(entry.folder, entry.status, *cells, duration(entry.seconds))
     console.print(table, markup=False)
 
 
