@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import create_config_search_path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
@@ -31,7 +33,8 @@ def jobs(file: str, *words: str) -> list[list[str]]:
     """The jobs that ``-m sweep=<file>`` starts."""
     params = OmegaConf.load(CONF / "sweep" / f"{file}.yaml").hydra.sweeper.params
     words = (*(f"{key}={value}" for key, value in params.items()), *words)
-    (batch,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(list(words)), None)
+    loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
+    (batch,) = BasicSweeper.split_arguments(OverridesParser.create(loader).parse_overrides(list(words)), None)
     return batch
 
 
@@ -46,10 +49,14 @@ def test_sweep_files_hold_nothing_that_a_job_would_miss(file):
 @pytest.mark.parametrize("file", GRIDS)
 def test_jobs_of_every_sweep_compose_and_pass(file):
     batch = jobs(file)
-    assert 2 <= len(batch) == len({tuple(job) for job in batch}) <= 20
+    assert 2 <= len(batch) == len({tuple(job) for job in batch}) <= 40
     for job in (batch[0], batch[-1]):
         with composed("experiment=nlvr_hmmoe", "scale=mini", *job, "paths.run_dir=run") as cfg:
             check(cfg)
+
+
+def test_all_methods_are_the_files_of_conf_peft():
+    assert {job[0] for job in jobs("all_methods")} == {f"peft={path.stem}" for path in (CONF / "peft").glob("*.yaml")}
 
 
 def test_sweeps_cover_the_first_experiments():
