@@ -63,6 +63,8 @@ class ExpertBank(nn.Module):
         gate_space: where a channel expert scales, "rank" or "full".
         memory: modalities that are read and never updated: no group of their own, no up-projection.
         drop: slot name -> experts that are not built (they were pruned); a slot without experts is no group.
+        freeze_down: down-projections stay as drawn, their biases train (the A of LoRA-FA, Zhang et al., arXiv
+            2308.03303): 3 R D parameters of every expert are saved and do not train, and no gradient needs the tokens.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class ExpertBank(nn.Module):
         gate_space: Literal["rank", "full"] = "rank",
         memory: Collection[str] = (),
         drop: Mapping[str, Collection[int]] = MappingProxyType({}),
+        freeze_down: bool = False,
     ) -> None:
         super().__init__()
         self.modalities = tuple(widths)
@@ -96,7 +99,8 @@ class ExpertBank(nn.Module):
             if not mine:
                 continue  # a memory that no kind of expert reads
             hidden, experts = sum(s.rank * s.experts for s in mine), sum(s.experts for s in mine)
-            self.down[m] = nn.Parameter(torch.empty(hidden, width).uniform_(-(width**-0.5), width**-0.5))
+            drawn = torch.empty(hidden, width).uniform_(-(width**-0.5), width**-0.5)
+            self.down[m] = nn.Parameter(drawn, requires_grad=not freeze_down)
             self.down_bias[m] = nn.Parameter(torch.zeros(hidden))
             if m in self.targets:
                 self.up[m] = nn.Parameter(torch.zeros(width, hidden + experts))

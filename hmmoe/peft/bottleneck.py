@@ -23,11 +23,15 @@ Placement = Literal["pfeiffer", "houlsby"]
 
 
 class Bottleneck(nn.Module):
-    """up(act(down x)), D -> R -> D, with biases: 2 D R + R + D parameters; ``up`` starts at zero."""
+    """up(act(down x)), D -> R -> D, with biases: 2 D R + R + D parameters; ``up`` starts at zero.
 
-    def __init__(self, width: int, rank: int, act: str) -> None:
+    ``freeze_down`` leaves the weight of ``down`` as drawn (LoRA-FA, arXiv 2308.03303): D R + R + D of them train.
+    """
+
+    def __init__(self, width: int, rank: int, act: str, *, freeze_down: bool = False) -> None:
         super().__init__()
         self.down, self.up = nn.Linear(width, rank), nn.Linear(rank, width)
+        self.down.weight.requires_grad_(not freeze_down)
         self.act = ACTIVATIONS[act]
         with torch.no_grad():
             self.up.weight.zero_()
@@ -132,6 +136,7 @@ class SeriesAdapter(Placed):
         at: all, "first-last" or a list of site indices.
         scale: factor of the delta.
         placement: see ``Placed``.
+        freeze_down: see ``Bottleneck``.
 
     Raises:
         ConfigError: rank below 1, unknown activation or placement.
@@ -148,8 +153,10 @@ class SeriesAdapter(Placed):
         at: str | Sequence[int] = "all",
         scale: float = 1.0,
         placement: Placement = "pfeiffer",
+        freeze_down: bool = False,
     ) -> None:
-        super().__init__(sites, bottleneck(rank, act), at=at, scale=scale, placement=placement)
+        make = bottleneck(rank, act, freeze_down=freeze_down)
+        super().__init__(sites, make, at=at, scale=scale, placement=placement)
 
 
 class ParallelAdapter(Placed):
@@ -161,6 +168,7 @@ class ParallelAdapter(Placed):
         act: relu, gelu or silu.
         at: all, "first-last" or a list of site indices.
         scale: s.
+        freeze_down: see ``Bottleneck``.
 
     Raises:
         ConfigError: rank below 1, unknown activation.
@@ -177,11 +185,12 @@ class ParallelAdapter(Placed):
         act: str = "relu",
         at: str | Sequence[int] = "all",
         scale: float = 4.0,
+        freeze_down: bool = False,
     ) -> None:
-        super().__init__(sites, bottleneck(rank, act), at=at, scale=scale)
+        super().__init__(sites, bottleneck(rank, act, freeze_down=freeze_down), at=at, scale=scale)
 
 
-def bottleneck(rank: int, act: str) -> Callable[[int], Bottleneck]:
+def bottleneck(rank: int, act: str, *, freeze_down: bool = False) -> Callable[[int], Bottleneck]:
     """A bottleneck of any width.
 
     Raises:
@@ -191,4 +200,4 @@ def bottleneck(rank: int, act: str) -> Callable[[int], Bottleneck]:
         raise ConfigError(f"peft.rank must be at least 1, found {rank}: peft.rank=32")
     if act not in ACTIVATIONS:
         raise ConfigError(f"peft.act must be one of {', '.join(ACTIVATIONS)}, not {act!r}")
-    return partial(Bottleneck, rank=rank, act=act)
+    return partial(Bottleneck, rank=rank, act=act, freeze_down=freeze_down)

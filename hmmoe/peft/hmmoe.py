@@ -45,6 +45,7 @@ class HMMoE(Peft):
         gate_space: channel experts scale at "rank" or "full" width.
         executor: "wide", "grouped" or their oracle "loop", one result; "auto" takes grouped on a CPU where at least six
             experts share the work of a kept one, else wide (one static graph, for torch.compile and GPUs).
+        freeze_down: down-projections stay as drawn (LoRA-FA, Zhang et al., arXiv 2308.03303), see ``ExpertBank``.
         balance_weight: see ``Peft``.
         drop: site label -> slot (``single:vision``, ``cross:vision+text``) -> experts that are not built, as
             ``python -m hmmoe.prune`` finds them; routers keep their logits, see ``Router``.
@@ -73,6 +74,7 @@ class HMMoE(Peft):
         heads: int = 1,
         gate_space: Literal["rank", "full"] = "rank",
         executor: Literal["auto", "wide", "grouped", "loop"] = "auto",
+        freeze_down: bool = False,
         balance_weight: float = 0.0,
         drop: Mapping[str, Mapping[str, Sequence[int]]] | None = None,
     ) -> None:
@@ -94,7 +96,7 @@ class HMMoE(Peft):
             site = sites[index]
             gone = dropped.pop(site.label, {})
             sizes = {"act": act, "heads": heads, "gate_space": gate_space, "memory": site.memory}
-            bank = ExpertBank(site.widths, plans, **sizes, drop=gone)
+            bank = ExpertBank(site.widths, plans, **sizes, drop=gone, freeze_down=freeze_down)
             whole = {m: groups_of(m, bank.whole) for m in bank.targets}
             _check(site, plans, bank, gone, whole)
             if not bank.slots:

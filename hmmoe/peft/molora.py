@@ -40,12 +40,18 @@ class _Routed(nn.Module):
 
 
 class LoRAExperts(_Routed):
-    """E LoRA updates of one stream as two wide matmuls: 2 E R D parameters and the router."""
+    """E LoRA updates of one stream as two wide matmuls: 2 E R D parameters and the router.
 
-    def __init__(self, target: str, width: int, experts: int, k: int | None, *, rank: int, alpha: float) -> None:
+    ``freeze_a`` leaves A as drawn (LoRA-FA, Zhang et al., arXiv 2308.03303), E R D of them.
+    """
+
+    def __init__(
+        self, target: str, width: int, experts: int, k: int | None, *, rank: int, alpha: float, freeze_a: bool = False
+    ) -> None:
         super().__init__(target, width, experts, k)
         self.scale = alpha / rank
-        self.A = nn.Parameter(torch.empty(experts * rank, width).uniform_(-(width**-0.5), width**-0.5))
+        drawn = torch.empty(experts * rank, width).uniform_(-(width**-0.5), width**-0.5)
+        self.A = nn.Parameter(drawn, requires_grad=not freeze_a)
         self.B = nn.Parameter(torch.zeros(width, experts * rank))
 
     def forward(self, streams: Mapping[str, Stream]) -> tuple[Float[Tensor, "S N D"], Routing]:
@@ -99,6 +105,7 @@ class MoLoRA(_Mixture):
         experts: E.
         k: experts kept per token; None keeps all.
         at: all, "first-last" or a list of site indices.
+        freeze_a: see ``LoRAExperts``.
         balance_weight: see ``Peft``.
 
     Raises:
@@ -116,12 +123,13 @@ class MoLoRA(_Mixture):
         experts: int = 4,
         k: int | None = None,
         at: str | Sequence[int] = "all",
+        freeze_a: bool = False,
         balance_weight: float = 0.0,
     ) -> None:
         need_positive(rank=rank, experts=experts)
 
         def make(target: str, width: int) -> nn.Module:
-            return LoRAExperts(target, width, experts, k, rank=rank, alpha=alpha)
+            return LoRAExperts(target, width, experts, k, rank=rank, alpha=alpha, freeze_a=freeze_a)
 
         super().__init__(sites, make, experts=experts, k=k, at=at, balance_weight=balance_weight)
 
