@@ -1,7 +1,7 @@
 """Words of a sweep's command line that are short for others, and what a job knows of the sweep that it belongs to.
 
 ``seeds=5`` is ``seed=1,2,3,4,5``. ``sweep.resume=<folder>`` is the command that began the sweep, its folder, and what
-stands beside it on the command line.
+stands beside it on the command line; ``sweep.drop=<jobs>`` beside it takes unfinished jobs of other commands out.
 """
 
 import json
@@ -15,6 +15,9 @@ from hmmoe.errors import ConfigError
 FOLDER, JOB = "HMMOE_SWEEP_DIR", "HMMOE_SWEEP_JOB"
 """The first is read by ``conf/hydra/default.yaml``; both are set by the launcher for its jobs."""
 
+DROP = "HMMOE_SWEEP_DROP"
+"""Read by the launcher."""
+
 MULTIRUN = ("-m", "--multirun")
 
 
@@ -25,7 +28,12 @@ def expand(argv: Sequence[str]) -> list[str]:
         ConfigError: a number of seeds or a folder that is none, or such a word outside ``-m``.
     """
     words = list(argv)
-    resume = _value(words, "sweep.resume")
+    resume, drop = _value(words, "sweep.resume"), _value(words, "sweep.drop")
+    if drop is not None:
+        if resume is None:
+            raise ConfigError(f"sweep.drop={drop}: of which sweep? Add sweep.resume=<folder>")
+        os.environ[DROP] = drop.strip("[]").replace(" ", "")
+        words = [word for word in words if not word.startswith("sweep.drop=")]
     if resume is not None:
         words = _resumed(words, Path(resume))
     seeds = _value(words, "seeds")

@@ -77,7 +77,7 @@ class Job:
         """Start the process; a failed run starts over and its remains move away, an interrupted one goes on (True)."""
         status = read(self.folder / "status.json").get("status")
         if status == "failed":
-            self._retire()
+            self._put_aside()
         self.environment = environment
         own = {"HMMOE_RUN_DIR": str(self.folder), "HMMOE_SWEEP_DIR": str(self._sweep)}
         words = [*self.entry.overrides, *self._hydra]
@@ -85,25 +85,38 @@ class Job:
         if resumed:
             words.append("ckpt_path=auto")
             own["HMMOE_HYDRA_DIR"] = f".hydra/resumed_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+        self._begin([*self._command, *words], {**own, "HMMOE_SWEEP_JOB": str(self.entry.number), **environment})
+        self._since = time.monotonic()
+        self.entry.status, self.entry.reason, self.entry.attempts = "running", None, self.entry.attempts + 1
+        return resumed
+
+    def _begin(self, command: list[str], environment: dict[str, str]) -> None:
+        """Start the command with these variables beside the inherited ones; the lock goes to its process."""
         inherited = {name: value for name, value in os.environ.items() if name not in RANKS}
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                [*self._command, *words],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**inherited, **own, "HMMOE_SWEEP_JOB": str(self.entry.number), **environment},
+                env={**inherited, **environment},
                 start_new_session=True,  # Ctrl-C reaches the launcher alone, which tells the jobs
                 pass_fds=(self._lock,),  # the lock holds as long as the process lives, whoever dies first
                 preexec_fn=_die_with(os.getpid()),
             )
         self.release()
-        self._since = time.monotonic()
-        self.entry.status, self.entry.reason, self.entry.attempts = "running", None, self.entry.attempts + 1
-        return resumed
 
-    def _retire(self) -> None:
-        """A folder holds one run: put the failed one aside, the lock stays."""
+    def drop(self) -> None:
+        """It is wanted no more: what it has left is put aside. The caller holds the folder (``free``)."""
+        if [path.name for path in self.folder.iterdir()] != [".lock"]:
+            self._put_aside()
+        self.release()
+        (self.folder / ".lock").unlink()
+        self.folder.rmdir()
+        self.entry.status, self.entry.reason, self.entry.score = "dropped", None, None
+
+    def _put_aside(self) -> None:
+        """A folder holds one run: the one that lies there moves away, the lock stays."""
         self._attempts.mkdir(exist_ok=True)
         place = self._attempts / f"{self.entry.folder}_{self.entry.attempts}"
         while place.exists():
@@ -153,8 +166,9 @@ class Job:
             entry.status = "interrupted" if self.stopped else "failed"
             entry.reason = self.stopped or self._last_words(code)
             write(path, {**known, "status": entry.status, "reason": entry.reason, "until": now(), "exit_code": code})
-        elif self.stopped:
+        elif self.stopped and entry.status == "interrupted":  # it knows only the signal that it was stopped with
             entry.reason = self.stopped
+            write(path, {**known, "reason": self.stopped})
 
     def _last_words(self, code: int) -> str:
         """The last error that was printed, else the exit code."""

@@ -22,7 +22,7 @@ class Entry:
     folder: str
     overrides: list[str]
     status: str = "waiting"
-    """waiting | running | completed | failed | interrupted"""
+    """waiting | running | completed | failed | interrupted | dropped"""
     score: float | None = None
     seconds: float | None = None
     reason: str | None = None
@@ -35,8 +35,9 @@ class Record:
 
     Args:
         folder: of the sweep.
-        words: its command line.
+        words: the command line that began it, for ever.
         jobs: in the order of their numbers.
+        later: command lines that went on with it and asked for something else.
     """
 
     folder: Path
@@ -44,6 +45,7 @@ class Record:
     jobs: list[Entry] = field(default_factory=list)
     status: str = "running"
     since: str = ""
+    later: list[list[str]] = field(default_factory=list)
 
     @classmethod
     def open(cls, folder: Path, words: Sequence[str]) -> "Record":
@@ -57,9 +59,16 @@ class Record:
         if held is None:
             raise UserError(f"another launcher is at work in {folder}: wait for it, or end it")
         known = read(folder / "sweep.json")
-        record = cls(folder, list(words), [Entry(**job) for job in known.get("jobs", [])], since=known.get("since", ""))
+        record = cls(
+            folder,
+            known.get("words", list(words)),
+            [Entry(**job) for job in known.get("jobs", [])],
+            since=known.get("since") or now(),
+            later=known.get("later", []),
+        )
+        if list(words) not in (record.words, *record.later):
+            record.later.append(list(words))
         weakref.finalize(record, os.close, held)
-        record.since = record.since or now()
         return record
 
     def find(self, overrides: Sequence[str]) -> Entry | None:
@@ -83,6 +92,7 @@ class Record:
                 "since": self.since,
                 "changed": now(),
                 "words": self.words,
+                "later": self.later,
                 "launcher": {"pid": os.getpid(), "host": socket.gethostname()},
                 "jobs": [asdict(job) for job in self.jobs],
             },

@@ -15,10 +15,11 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def opening(folder: Path, count: int, done: int, parallel: int) -> None:
-    """How much there is to do."""
+def opening(folder: Path, count: int, done: int, parallel: int, *, added: int = 0) -> None:
+    """How much there is to do; ``added``: what another command has left unfinished."""
     before = f", {done} done before" if done else ""
-    say(f"sweep   {shown(folder)}: {count} jobs{before}, {parallel} at a time")
+    other = f", {added} left over from another command (sweep.drop=all drops them)" if added else ""
+    say(f"sweep   {shown(folder)}: {count} jobs{before}{other}, {parallel} at a time")
 
 
 def started(entry: Entry, environment: dict[str, str], resumed: bool) -> None:

@@ -20,10 +20,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from hmmoe.errors import ConfigError, JobsFailed
 from hydra_plugins.hmmoe_launcher import _screen
+from hydra_plugins.hmmoe_launcher._drop import asked, drop
 from hydra_plugins.hmmoe_launcher._job import Job, score
 from hydra_plugins.hmmoe_launcher._names import names, split
 from hydra_plugins.hmmoe_launcher._pool import Need, Pool
-from hydra_plugins.hmmoe_launcher._record import Record
+from hydra_plugins.hmmoe_launcher._record import Entry, Record
 
 POLL = 0.1  # seconds
 
@@ -67,22 +68,32 @@ class ProcessLauncher(Launcher):
         """Take what Hydra hands over."""
         self._context, self._config = hydra_context, config
         self._monitor = str(config.get("monitor", "score"))
+        sweeper = config.hydra.sweeper
+        self._basic = sweeper._target_.endswith("BasicSweeper")
+        self._whole = self._basic and not sweeper.get("max_batch_size")
+        """Whether one call brings all jobs; any other sweeper calls again, for further ones."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run what is missing.
+        """Run what is missing: of these jobs, and of those that another command has added to the folder.
 
         Returns:
             one entry per job, in order, with its score; the entry of a job without result raises ``JobsFailed``.
+
+        Raises:
+            ConfigError: ``sweep.drop`` names what is no unfinished job of another command.
         """
         folder = Path(self._config.hydra.sweep.dir).resolve()
         self._record = self._record or Record.open(folder, sys.argv[1:])
         batch = self._jobs(job_overrides)
+        words: dict[Job, Sequence[str]] = dict(zip(batch, job_overrides, strict=True))
+        added = self._others(batch)
+        batch += added
         waiting = [job for job in dict.fromkeys(batch) if not self._skip(job)]
-        words = dict(zip(batch, job_overrides, strict=True))
-        needs = {job: self.pool.need(self._trainer(words[job])) for job in waiting}
+        trainers = {job: self._trainer(words.get(job, job.entry.overrides), alone=job in added) for job in waiting}
+        needs = {job: self.pool.need(trainer) for job, trainer in trainers.items()}
         if initial_job_idx == 0:
             count = len(set(batch))
-            _screen.opening(folder, count, count - len(waiting), self.pool.parallel)
+            _screen.opening(folder, count, count - len(waiting), self.pool.parallel, added=len(added))
         self._record.write("running")
         with self._signals():
             self._run(waiting, needs)
@@ -98,15 +109,35 @@ class ProcessLauncher(Launcher):
 
     def _jobs(self, job_overrides: Sequence[Sequence[str]]) -> list[Job]:
         """Jobs in the order of the batch; two with the same overrides are one."""
-        asked = OmegaConf.to_container(self._config.hydra.overrides.hydra)
-        hydra = [word for word in asked if not split(word)[0].startswith(OURS)]
         own = [[word for word in job if split(word)[0] != "sweep"] for job in job_overrides]
+        known = [entry.overrides for entry in self._record.jobs] if self._whole else []
         jobs: dict[int, Job] = {}
         batch = []
-        for overrides, name in zip(own, names(own, sys.argv[1:]), strict=True):
+        for overrides, name in zip(own, names([*known, *own], sys.argv[1:])[len(known) :], strict=True):
             entry = self._record.find(overrides) or self._record.add(name, overrides)
-            batch.append(jobs.setdefault(entry.number, Job(entry, self._record.folder, program(), hydra)))
+            if entry.status == "dropped":  # and asked for again
+                entry.status = "waiting"
+            batch.append(jobs.setdefault(entry.number, self._job(entry)))
         return batch
+
+    def _job(self, entry: Entry) -> Job:
+        given = OmegaConf.to_container(self._config.hydra.overrides.hydra)
+        hydra = [word for word in given if not split(word)[0].startswith(OURS)]
+        return self._new(entry, self._record.folder, program(), hydra)
+
+    def _new(self, entry: Entry, folder: Path, command: Sequence[str], hydra: Sequence[str]) -> Job:
+        return Job(entry, folder, command, hydra)
+
+    def _others(self, batch: Sequence[Job]) -> list[Job]:
+        """Jobs of the folder without a result that this command does not name; those to be dropped are dropped."""
+        unwanted = asked()
+        if not self._whole:
+            if unwanted is not None:
+                raise ConfigError(f"sweep.drop={unwanted} is for grids: a search chooses its jobs itself")
+            return []
+        named = {job.entry.number for job in batch}
+        entries = [entry for entry in self._record.jobs if entry.number not in named and entry.status != "dropped"]
+        return drop(unwanted, [job for job in map(self._job, entries) if not self._skip(job)])
 
     def _run(self, waiting: list[Job], needs: dict[Job, Need]) -> None:
         running: list[Job] = []
@@ -150,9 +181,9 @@ class ProcessLauncher(Launcher):
         self._record.write()
         return True
 
-    def _trainer(self, words: Sequence[str]) -> Any:
-        """The trainer settings of a job, as composed from the words of the sweeper."""
-        if not any(split(word)[0].startswith("trainer") for word in words):
+    def _trainer(self, words: Sequence[str], *, alone: bool) -> Any:
+        """The trainer settings of a job; ``alone``: its words are those of another command."""
+        if not alone and not any(split(word)[0].startswith("trainer") for word in words):
             config = self._config
         else:
             config = self._context.config_loader.load_sweep_config(self._config, list(words))
@@ -188,10 +219,10 @@ class ProcessLauncher(Launcher):
 
     def _conclude(self, batch: Sequence[Job]) -> list[JobReturn]:
         folder, entries = self._record.folder, list({job.entry.number: job.entry for job in batch}.values())
-        states = {entry.status for entry in self._record.jobs}
+        states = {entry.status for entry in self._record.jobs} - {"dropped"}
         complete = states == {"completed"}
         self._record.write("completed" if complete else "failed" if "failed" in states else "interrupted")
-        if self._config.hydra.sweeper._target_.endswith("BasicSweeper"):  # any other one calls again, for further jobs
+        if self._basic:
             _screen.closing(folder, entries, self._monitor)
             _screen.next_step(folder, complete=complete)
         missing = [entry for entry in entries if entry.status != "completed"]
@@ -201,7 +232,7 @@ class ProcessLauncher(Launcher):
     @staticmethod
     def _answer(job: Job, error: JobsFailed | None) -> JobReturn:
         done = job.entry.status == "completed"
-        answer = JobReturn(
+        answer = Answer(
             overrides=job.entry.overrides,
             working_dir=str(job.folder),
             task_name=job.entry.folder,
@@ -209,6 +240,25 @@ class ProcessLauncher(Launcher):
         )
         answer.return_value = job.entry.score if done else error
         return answer
+
+
+class Answer(JobReturn):
+    """What became of one job. Hydra's own prints the overrides of the job that is asked first above any error."""
+
+    @property
+    def return_value(self) -> Any:
+        """The score.
+
+        Raises:
+            JobsFailed: names all jobs of the batch that have no result.
+        """
+        if self.status == JobStatus.FAILED:
+            raise self._return_value
+        return self._return_value
+
+    @return_value.setter
+    def return_value(self, value: Any) -> None:
+        self._return_value = value
 
 
 def program() -> list[str]:

@@ -8,12 +8,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra.core.utils import JobStatus
 from omegaconf import OmegaConf
 
 from hmmoe.errors import ConfigError, JobsFailed, UserError
+from hydra_plugins.hmmoe_launcher import _drop
 from hydra_plugins.hmmoe_launcher import launcher as room
 from hydra_plugins.hmmoe_launcher._pool import Pool
 from hydra_plugins.hmmoe_launcher.launcher import ProcessLauncher
@@ -44,7 +46,9 @@ def sweep(folder: Path, *jobs: str, trainer: dict | None = None, hydra: tuple[st
             "overrides": {"hydra": list(hydra)},
         },
     }
-    launcher.setup(hydra_context=None, task_function=None, config=OmegaConf.create(config))
+    loader = SimpleNamespace(load_sweep_config=lambda master, words: master)
+    context = SimpleNamespace(config_loader=loader)
+    launcher.setup(hydra_context=context, task_function=None, config=OmegaConf.create(config))
     return launcher.launch([job.split() for job in jobs], 0)
 
 
@@ -84,16 +88,19 @@ def test_settings_of_the_sweep_stay_out_of_its_jobs(tmp_path):
 
 
 def test_a_failed_job_is_named_and_stops_nobody(tmp_path, capsys):
-    answers = sweep(tmp_path, "peft.rank=1 what=fail", "peft.rank=2 what=good", "peft.rank=3 what=typo")
-    assert [answer.status for answer in answers] == [JobStatus.FAILED, JobStatus.COMPLETED, JobStatus.FAILED]
+    answers = sweep(tmp_path, "peft.rank=1 what=good", "peft.rank=2 what=fail", "peft.rank=3 what=typo")
+    assert [answer.status for answer in answers] == [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.FAILED]
     with pytest.raises(JobsFailed, match=r"2 of 3 jobs have no result") as caught:
-        _ = answers[0].return_value
+        _ = answers[1].return_value
     message = str(caught.value)
-    assert "0_rank-1_what-fail  failed: ValueError: rank is no number\n" in message
+    assert "1_rank-2_what-fail  failed: ValueError: rank is no number\n" in message
     typo = "failed: ended with exit code 1: one fault in the configuration: peft.rnak: did you mean rank?"
     assert f"{typo}\n" in message and "2_rank-3_what-typo/output.log" in message
+    assert "rank-1" not in message
     assert load(tmp_path / "sweep.json")["status"] == "failed"
-    assert "sweep.resume=" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "sweep.resume=" in shown.out
+    assert shown.err == ""  # Hydra's "Error executing job with overrides" would name whichever job is asked first
 
 
 def test_a_killed_job_does_not_stay_running(tmp_path):
@@ -140,6 +147,76 @@ def test_a_second_call_runs_what_is_missing(tmp_path, capsys):
     assert [start["words"][-1] for start in starts(third)] == [f"mended={mended}"]  # failed: starts over
     assert load(tmp_path / "s" / ".attempts" / f"{third.name}_1" / "status.json")["status"] == "failed"
     assert [job["attempts"] for job in load(tmp_path / "s" / "sweep.json")["jobs"]] == [1, 2, 2, 1]
+
+
+def test_the_command_that_began_stays_and_added_jobs_are_found(tmp_path, monkeypatch, capsys):
+    """``sweep.resume=<folder>`` alone brings the first command, and everything in the folder gets done."""
+    first = ["-m", "experiment=x", "peft.rank=1,2"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *first])
+    sweep(tmp_path, "peft.rank=1", "peft.rank=2")
+    later = ["-m", "experiment=x", "peft.rank=3,4"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *later])
+    sweep(tmp_path, "peft.rank=3 what=stop", "peft.rank=4")
+    record = load(tmp_path / "sweep.json")
+    assert record["words"] == first and record["later"] == [later]
+    assert record["jobs"][3]["folder"].startswith("3_rank-4")
+    monkeypatch.setattr(sys, "argv", ["train.py", *first])
+    capsys.readouterr()
+    answers = sweep(tmp_path, "peft.rank=1", "peft.rank=2")
+    assert [answer.return_value for answer in answers] == [0.01, 0.02, 0.03]
+    record = load(tmp_path / "sweep.json")
+    assert record["status"] == "completed" and record["later"] == [later]
+    assert [job["attempts"] for job in record["jobs"]] == [1, 1, 2, 1]
+    assert "1 left over from another command" in capsys.readouterr().out
+
+
+def test_an_added_job_that_fails_again_counts(tmp_path):
+    sweep(tmp_path, "peft.rank=1")
+    sweep(tmp_path, "peft.rank=2 what=fail")
+    answers = sweep(tmp_path, "peft.rank=1")
+    with pytest.raises(JobsFailed, match=r"1 of 2 jobs have no result:\n  1_rank-2"):
+        [answer.return_value for answer in answers]
+
+
+@pytest.fixture
+def mistaken(tmp_path, monkeypatch) -> Path:
+    """A sweep over ranks 1 and 2, to which two jobs were added: 2 was stopped, 3 has failed."""
+    monkeypatch.setenv(_drop.DROP, "")
+    monkeypatch.delenv(_drop.DROP)
+    sweep(tmp_path, "peft.rank=1", "peft.rank=2")
+    sweep(tmp_path, "peft.rank=300 what=stop", "peft.rank=400 what=fail")
+    return tmp_path
+
+
+def test_jobs_added_by_mistake_can_be_dropped(mistaken, monkeypatch, capsys):
+    first, second, third, fourth = states(mistaken)
+    monkeypatch.setenv(_drop.DROP, "all")
+    answers = sweep(mistaken, "peft.rank=1", "peft.rank=2")
+    assert [answer.return_value for answer in answers] == [0.01, 0.02]
+    assert states(mistaken) == {first: "completed", second: "completed", third: "dropped", fourth: "dropped"}
+    assert load(mistaken / "sweep.json")["status"] == "completed"
+    assert not (mistaken / third).exists() and (mistaken / ".attempts" / f"{third}_1" / "status.json").is_file()
+    assert f"dropped {third}" in capsys.readouterr().out
+    assert len(sweep(mistaken, "peft.rank=1", "peft.rank=2")) == 2  # for good
+
+
+def test_a_dropped_job_comes_back_when_it_is_asked_for(mistaken, monkeypatch):
+    monkeypatch.setenv(_drop.DROP, "2")
+    sweep(mistaken, "peft.rank=1", "peft.rank=2")
+    assert list(states(mistaken).values())[2:] == ["dropped", "failed"]
+    sweep(mistaken, "peft.rank=300 what=stop")
+    (job,) = [job for job in load(mistaken / "sweep.json")["jobs"] if job["number"] == 2]
+    assert job["status"] == "interrupted"
+    (start,) = starts(mistaken / job["folder"])
+    assert "ckpt_path=auto" not in start["words"]  # afresh
+
+
+@pytest.mark.parametrize("word", ["0", "1", "7"])
+def test_what_has_a_result_or_is_asked_for_cannot_be_dropped(mistaken, monkeypatch, word):
+    monkeypatch.setenv(_drop.DROP, word)
+    with pytest.raises(ConfigError, match=rf"sweep.drop={word}: only a job without a result .* here 2_rank-300_what"):
+        sweep(mistaken, "peft.rank=2")
+    assert "dropped" not in states(mistaken).values()
 
 
 def test_overrides_in_another_order_are_the_same_job(tmp_path):
@@ -260,4 +337,5 @@ def test_a_signal_leaves_a_consistent_folder(tmp_path, number):
     assert record["status"] == "interrupted"
     assert [job["status"] for job in record["jobs"]] == ["interrupted", "interrupted", "waiting"]
     assert record["jobs"][0]["reason"] == number.name
-    assert load(next(tmp_path.glob("0_*")) / "status.json")["status"] == "interrupted"
+    told = load(next(tmp_path.glob("0_*")) / "status.json")  # the same story as the sweep's
+    assert (told["status"], told["reason"]) == ("interrupted", number.name)

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from hmmoe.errors import ConfigError
 from hmmoe.runtime import sweep
 from hmmoe.runtime.check import check
+from hydra_plugins.hmmoe_launcher import _drop
 from tests.runs import composed
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -24,7 +25,7 @@ GRIDS = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml") if "expert_
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
     """What ``expand`` puts there is gone after each test."""
-    for name in (sweep.FOLDER, sweep.JOB):
+    for name in (sweep.FOLDER, sweep.JOB, sweep.DROP):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
@@ -100,6 +101,7 @@ def test_seeds_in_one_word():
         (["-m", "seeds=1,2"], "seed=3,7,11 names the seeds"),
         (["seeds=3"], "repeats a run in a sweep: add -m"),
         (["-m", "sweep.resume=nowhere"], "no sweep.json there"),
+        (["-m", "sweep.drop=3"], "sweep.drop=3: of which sweep"),
     ],
 )
 def test_words_that_cannot_be(words, message):
@@ -126,6 +128,12 @@ def test_resume_with_other_words_changes_the_command_that_began(begun):
     """Not a sweep over the seeds of no experiment."""
     words = ["train.py", f"sweep.resume={begun}", "seeds=3", "peft.rank=4"]
     assert sweep.expand(words) == ["train.py", "-m", "experiment=x", "seed=1,2,3", "peft.rank=4"]
+
+
+def test_what_to_drop_goes_to_the_launcher(begun):
+    words = ["train.py", f"sweep.resume={begun}", "sweep.drop=[3, 4]"]
+    assert sweep.expand(words) == ["train.py", "-m", "experiment=x", "seed=1,2"]
+    assert os.environ[sweep.DROP] == "3,4" == os.environ[_drop.DROP]
 
 
 def test_resume_with_a_command_of_its_own_adds_to_the_folder(begun):

@@ -149,7 +149,7 @@ def not_begun(folders: Sequence[Path]) -> list[str]:
     """A line for every sweep at or below the folders with jobs that have left nothing yet: its table is not whole."""
     lines = []
     for path in sorted(_named(folders, "sweep.json")):
-        jobs = [job["folder"] for job in read_json(path).get("jobs", [])]
+        jobs = [job["folder"] for job in read_json(path).get("jobs", []) if job.get("status") != "dropped"]
         waiting = [job for job in jobs if not any((path.parent / job / name).is_file() for name in RECORDS)]
         if waiting:
             resume = f"python train.py -m sweep.resume={path.parent}"

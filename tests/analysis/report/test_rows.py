@@ -82,6 +82,7 @@ def test_what_a_sweep_has_put_aside_is_no_run_and_what_it_has_not_begun_is_said(
     make(tmp_path / "sweep" / ".attempts" / "0_rank-8_1", status={"status": "failed", "reason": "killed"})
     (tmp_path / "sweep" / "1_rank-16").mkdir()  # its process was killed before it wrote a line
     jobs = [{"folder": name} for name in ("0_rank-8", "1_rank-16", "2_rank-32")]
+    jobs.append({"folder": "3_rank-999", "status": "dropped"})
     write(tmp_path / "sweep", "sweep.json", {"jobs": jobs})
     (one,), missing = reports([tmp_path])
     assert len(one.runs) == 1
