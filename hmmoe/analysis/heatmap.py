@@ -163,7 +163,7 @@ def usage_history(tables: Sequence[UsageTable], title: str) -> Figure:
     Below it the number of dead groups and experts. A mean alone would hide the one site that collapsed.
     """
     tables = sorted(tables)
-    epochs = [table.epoch for table in tables]
+    epochs = [table.epoch + 1 for table in tables]  # people count from 1
     modalities = list(dict.fromkeys(row.modality for table in tables for row in table.rows))
     colours = iter(KIND_COLOURS * 4)
     colour: dict[str, str] = {}

@@ -34,7 +34,7 @@ def find_alarms(rows: Sequence[Usage], *, share_alarm: float = 0.8) -> list[str]
 
 
 def warning(alarms: Sequence[str], epoch: int) -> str:
-    """The alarms of an epoch as one message."""
+    """The alarms of an epoch, counted from 0 as Lightning does, as one message that counts from 1 as all others do."""
     more = [f"... and {len(alarms) - SHOWN} more"] if len(alarms) > SHOWN else []
     lines = "\n  ".join([*alarms[:SHOWN], *more])
-    return f"Expert collapse in epoch {epoch}:\n  {lines}\n{ADVICE}"
+    return f"Expert collapse in epoch {epoch + 1}:\n  {lines}\n{ADVICE}"

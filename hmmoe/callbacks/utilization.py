@@ -168,14 +168,14 @@ class ExpertUtilization(Callback):
     def _draw_heatmap(self, trainer: L.Trainer, table: UsageTable) -> None:
         from hmmoe.analysis.heatmap import usage_heatmap  # matplotlib costs half a second at the first figure only
 
-        title = f"Expert utilisation, {table.split}, epoch {table.epoch}"
+        title = f"Expert utilisation, {_when(trainer, table)}"
         name = f"epoch_{table.epoch:04d}_{table.split}"
         self._draw(trainer, usage_heatmap(table.rows, title), name, f"experts/heatmap_{table.split}")
 
     def _draw_kinds(self, trainer: L.Trainer, table: UsageTable) -> None:
         from hmmoe.analysis.heatmap import kinds_by_depth
 
-        title = f"Expert kinds by depth, {table.split}, epoch {table.epoch}"
+        title = f"Expert kinds by depth, {_when(trainer, table)}"
         key = f"experts/kinds_by_depth_{table.split}"
         self._draw(trainer, kinds_by_depth(table.rows, title), f"kinds_by_depth_{table.split}", key)
 
@@ -186,3 +186,8 @@ class ExpertUtilization(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image(key, [str(path)])
+
+
+def _when(trainer: L.Trainer, table: UsageTable) -> str:
+    """Split and epoch, counted from 1; a test is of the weights that were kept, not of the last epoch."""
+    return table.split if trainer.testing else f"{table.split}, epoch {table.epoch + 1}"
