@@ -31,6 +31,8 @@ HOSTS: dict[str, list[str]] = {
         "backbone.towers.vision.name=swinv2_base_window12_192",
     ],
 }
+EXECUTORS = ("hmmoe wide", "hmmoe grouped", "hmmoe loop")
+"""One method, computed in three ways: their outputs are compared before they are timed."""
 EVERYTHING = "peft.targets=[q,k,v,o,fc1,fc2]"
 METHODS: dict[str, list[str]] = {
     "linear_probe": ["peft=linear_probe"],
@@ -47,17 +49,24 @@ METHODS: dict[str, list[str]] = {
     "lavish": ["peft=lavish"],
     "dg_sct": ["peft=dg_sct"],
     "full": ["peft=full"],
-    "hmmoe wide": ["peft=hmmoe", "peft.executor=wide", "peft.experts_per_group={experts}"],
-    "hmmoe grouped": ["peft=hmmoe", "peft.executor=grouped", "peft.experts_per_group={experts}"],
-    "hmmoe loop": ["peft=hmmoe", "peft.executor=loop", "peft.experts_per_group={experts}"],
+    **{
+        name: ["peft=hmmoe", f"peft.executor={name.split()[1]}", "peft.experts_per_group={experts}"]
+        for name in EXECUTORS
+    },
 }
 """Words of the command line; a method with a rank gets that of ``Sizes`` unless it says its own."""
+
+PLAIN = (REFERENCE, "hmmoe wide")
+"""Those that also take part with frozen down-projections, at the upper sites alone, and compiled."""
+FROZEN, UPPER, COMPILED = ", freeze_down", ", upper half", ", compiled"
+METHODS |= {name + FROZEN: [*METHODS[name], "peft.freeze_down=true"] for name in PLAIN}
+METHODS |= {name + UPPER: [*METHODS[name], "peft.at=upper"] for name in PLAIN}
 
 
 class Sizes(NamedTuple):
     """Shapes of the comparison. A picture of ViT-B gives 197 tokens, a second of AST-B 110, a sentence of BERT 40.
 
-    ``tiny`` takes the mini towers, for tests.
+    ``store`` is the dtype of the frozen weights; ``tiny`` takes the mini towers, for tests.
     """
 
     host: str = "vit_b_ast_b"
@@ -65,6 +74,7 @@ class Sizes(NamedTuple):
     rank: int = 32
     experts: int = 2
     tiny: bool = False
+    store: str = "float32"
 
 
 @cache
@@ -79,6 +89,7 @@ def words(sizes: Sizes, method: Sequence[str]) -> tuple[str, ...]:
     host = list(HOSTS[sizes.host])
     if sizes.tiny:
         host = [*host[:2], "scale=mini"]
+    host.append(f"++backbone.store={sizes.store}")
     return (*host, *(word.format(wide=8 * sizes.rank, experts=sizes.experts) for word in method))
 
 
@@ -91,9 +102,10 @@ def method(sizes: Sizes, given: Sequence[str]) -> Any:
     return build.factory(node, "peft")
 
 
-def field(sizes: Sizes) -> dict[str, Any]:
+def field(sizes: Sizes, *, compiled: bool = False) -> dict[str, Any]:
     """Every partial method that can take part, by the name that the table shows."""
-    return {name: method(sizes, given) for name, given in METHODS.items()} | public.installed(sizes.rank)
+    made = {name: method(sizes, given) for name, given in METHODS.items()} | public.installed(sizes.rank)
+    return made | ({name + COMPILED: made[name] for name in PLAIN} if compiled else {})
 
 
 def contestants(sizes: Sizes, methods: Mapping[str, Any]) -> dict[str, AdaptedModel]:

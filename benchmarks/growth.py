@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.contestants import HOSTS, METHODS, REFERENCE, Sizes, contestants, draw, method
+from benchmarks.memory import saved_bytes
 from benchmarks.report import machine, write_section
 from benchmarks.step import Contest
-from benchmarks.timing import ratios, rounds, saved_bytes
+from benchmarks.timing import ratios, rounds
 
 HEAD = ("HMMoE", "trained", "saved for backward", "training step", "inference", "optimizer step / bottleneck's")
 

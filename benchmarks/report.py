@@ -13,11 +13,17 @@ from benchmarks.timing import Spread
 
 
 class Row(NamedTuple):
-    """Numbers of one contestant: ratios by CPU and by wall time, CPU seconds of its fastest round."""
+    """Numbers of one contestant: ratios by CPU and by wall time, CPU seconds of its fastest round.
+
+    ``saved`` is what autograd keeps, in bytes, parameters left out: in all, for a token of a layer, and below the upper
+    half of the sites (None where it was compiled, and cannot be told).
+    """
 
     name: str
     trained: int
     saved: int
+    saved_per_token: float
+    saved_below: int | None
     train: Spread
     train_wall: Spread
     infer: Spread
@@ -30,6 +36,8 @@ HEAD = (
     "method",
     "trained",
     "saved for backward",
+    "bytes per token and layer",
+    "lower half of the sites",
     "training step, CPU time",
     "wall",
     "inference, CPU time",
@@ -39,15 +47,16 @@ HEAD = (
 )
 
 
-def table(rows: Sequence[Row], record: Mapping[str, Any]) -> str:
-    """Markdown: one line on the machine, one per contestant.
+def table(rows: Sequence[Row], record: Mapping[str, Any], gains: Mapping[str, Mapping[str, Spread]]) -> str:
+    """Markdown: one line on the machine, one per contestant, one on each that was compiled.
 
     Ratios are medians of the rounds with their quartiles. The fastest rounds, of CPU time too, are what other work on
     the machine has disturbed least.
     """
     setting = record["setting"]
     sizes = "{host}: {batch} samples, rank {rank}, {experts} experts per group".format(**setting)
-    how = "{precision}, {device}, {threads} thread(s), {rounds} rounds".format(**setting)
+    how = "{precision}, frozen weights {frozen_mib:.0f} MiB of {store}, {device}, {threads} thread(s), {rounds} rounds"
+    how = how.format(**setting) + (f", compiled: mode {setting['compile']}" if setting["compile"] else "")
     versions = ", ".join(f"{name} {record[name]}" for name in ("python", "torch", "timm", "transformers"))
     lines = [
         f"{sizes}; {how}; {record['machine']}; {versions}.",
@@ -61,6 +70,8 @@ def table(rows: Sequence[Row], record: Mapping[str, Any]) -> str:
             row.name,
             f"{row.trained / 1e6:.2f} M",
             f"{row.saved / 2**20:.0f} MiB",
+            f"{row.saved_per_token:,.0f}",
+            "-" if row.saved_below is None else f"{row.saved_below / 2**20:.0f} MiB",
             str(row.train),
             f"{row.train_wall.median:.2f}",
             str(row.infer),
@@ -69,7 +80,11 @@ def table(rows: Sequence[Row], record: Mapping[str, Any]) -> str:
             f"{row.infer_seconds:.2f} s ({row.infer_seconds / base.infer_seconds:.2f})",
         )
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    told = [
+        f"* {name}: {one['train']} of its eager step, {one['infer']} of its eager inference"
+        for name, one in gains.items()
+    ]
+    return "\n".join([*lines, *([""] if told else []), *told])
 
 
 def machine(device: str) -> str:

@@ -7,7 +7,6 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
 
 
 class Spread(NamedTuple):
@@ -76,21 +75,3 @@ def ratios(times: Mapping[str, Sequence[Clock]], reference: str, *, clock: str =
         name: Spread.of([getattr(one, clock) / other for one, other in zip(mine, base, strict=True)])
         for name, mine in times.items()
     }
-
-
-def saved_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
-    """Bytes that autograd keeps between forward and backward, parameters and buffers excluded, each storage once."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    kept: dict[int, int] = {}
-    alive = []  # a freed storage's address could be taken again by the next one
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-            alive.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        forward()
-    return sum(kept.values())

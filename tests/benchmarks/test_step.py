@@ -1,6 +1,8 @@
 """The benchmark measures what it says: pairs, order, saved bytes; its contestants are sound before they are timed."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,10 +10,11 @@ import torch
 from torch import nn
 
 from benchmarks import growth
-from benchmarks.contestants import REFERENCE, Sizes, contestants, draw, field
+from benchmarks.contestants import METHODS, REFERENCE, UPPER, Sizes, contestants, draw, field, method
+from benchmarks.memory import kept, saved_bytes
 from benchmarks.report import write_section
-from benchmarks.step import Contest, check, main
-from benchmarks.timing import Clock, Spread, ratios, rounds, saved_bytes
+from benchmarks.step import Contest, check, frozen_bytes, main, middle
+from benchmarks.timing import Clock, Spread, ratios, rounds
 
 TINY = Sizes(rank=4, tiny=True)
 
@@ -38,6 +41,44 @@ def test_saved_bytes_count_activations_once_and_no_parameters() -> None:
     assert saved_bytes(model, lambda: model(x).sum()) == 4 * (2 * 4 + 2 * 8)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_below_the_first_adapter_nothing_is_kept(precision: str) -> None:
+    names = (REFERENCE, "hmmoe wide")
+    models = contestants(
+        TINY, {name: method(TINY, METHODS[name]) for plain in names for name in (plain, plain + UPPER)}
+    )
+    for name, model in models.items():
+        contest = Contest(model, [draw(TINY, 0)], bf16=precision == "bf16", device="cpu")
+        found = kept(model, lambda contest=contest: contest.loss(0))
+        sites = len(model.backbone.sites)
+        assert len(found.by_site) == sites + 1 and sites > 1
+        assert sum(found.by_site) == saved_bytes(model, lambda contest=contest: contest.loss(0))
+        below, above = found.below(middle(model)), sum(found.by_site[middle(model) + 1 :])
+        assert above > 0 and (below == 0) == name.endswith(UPPER)
+        batch = contest.batches[0]
+        state, tokens = model.backbone.embed(batch), 0
+        for site in model.backbone.sites:
+            state, streams = model.backbone.open(site, state)
+            tokens += sum(stream.out.shape[0] * stream.out.shape[1] for stream in streams.values())
+            state = model.backbone.close(site, state, {m: stream.out for m, stream in streams.items()})
+        assert found.tokens == tokens
+
+
+def test_an_adapter_below_the_upper_half_fails_the_check() -> None:
+    models = contestants(TINY, {REFERENCE + UPPER: method(TINY, METHODS[REFERENCE])})
+    contests = {name: Contest(m, [draw(TINY, 0)], bf16=False, device="cpu") for name, m in models.items()}
+    with pytest.raises(AssertionError, match="kept below the first adapter"):
+        check(contests)
+
+
+def test_stored_weights_take_half_the_memory() -> None:
+    sizes = [
+        frozen_bytes(contestants(one, {REFERENCE: method(one, METHODS[REFERENCE])})[REFERENCE])
+        for one in (TINY, TINY._replace(store="bfloat16"))
+    ]
+    assert sizes[0] == 2 * sizes[1]
+
+
 def test_contestants_are_alive_and_executors_agree() -> None:
     contests = {
         name: Contest(model, [draw(TINY, 0)], bf16=False, device="cpu")
@@ -59,8 +100,32 @@ def test_the_command_writes_table_and_numbers(tmp_path: Path, capsys: pytest.Cap
     assert set(rows) == {REFERENCE, "hmmoe wide"}
     assert rows[REFERENCE]["train"] == [1.0, 1.0, 1.0]
     assert rows["hmmoe wide"]["saved"] > rows[REFERENCE]["saved"] > 0
+    assert rows["hmmoe wide"]["saved_per_token"] > rows[REFERENCE]["saved_per_token"] > 0
+    assert 0 < rows[REFERENCE]["saved_below"] < rows[REFERENCE]["saved"]
     assert page.read_text().startswith("# Title\n\nText.\n\n<!-- step vit_b_ast_b fp32 batch 2 -->")
     assert "| hmmoe wide |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_compiled_contestants_are_compared_with_their_eager_twins(tmp_path: Path) -> None:
+    """In a process of its own: the shape checks of the tests are what dynamo can't trace."""
+    numbers, page, only = tmp_path / "bench.json", tmp_path / "page.md", "series_adapter, compiled"
+    words = ["--tiny", "--rank", "4", "--rounds", "2", "--compile", "--backend", "aot_eager", "--only", only]
+    words += ["--precision", "bf16", "--store", "bfloat16", "--json", str(numbers), "--markdown", str(page)]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.step", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads(numbers.read_text())
+    assert set(record["compiled"]) == {only} and min(record["compiled"][only]["train"]) > 0
+    assert {row["name"]: row["saved_below"] is None for row in record["rows"]} == {REFERENCE: False, only: True}
+    assert "<!-- step vit_b_ast_b bf16 stored compiled batch 2 -->" in page.read_text()
+    assert f"* {only}: " in done.stdout
+
+
+def test_stored_weights_need_autocast() -> None:
+    with pytest.raises(SystemExit, match="add --precision bf16"):
+        main(["--tiny", "--store", "bfloat16"])
 
 
 def test_a_section_is_replaced_in_its_place(tmp_path: Path) -> None:
