@@ -24,6 +24,7 @@ from benchmarks.report import machine, write_section
 from datamodules.base import DataModule
 from datamodules.prepare import make
 from hmmoe.runtime.compose import datamodule
+from hmmoe.types import Batch
 
 DATASETS = (
     "ave",
@@ -56,23 +57,22 @@ class Rate(NamedTuple):
         return self.samples / self.seconds
 
 
-def batches(loader: DataLoader) -> Iterator[int]:
-    """Sizes of the batches of one epoch after another."""
+def batches(loader: DataLoader) -> Iterator[Batch]:
+    """The batches of one epoch after another."""
     epoch = 0
     while True:
         loader.sampler.set_epoch(epoch)
-        for batch in loader:
-            yield len(batch["id"])
+        yield from loader
         epoch += 1
 
 
 def timed(loader: DataLoader, seconds: float) -> tuple[int, float]:
     """Samples after the first batch and the seconds they took, of at least one batch."""
-    sizes = batches(loader)
-    next(sizes)
+    found = batches(loader)
+    next(found)
     start, samples = time.perf_counter(), 0
     while samples == 0 or time.perf_counter() - start < seconds:
-        samples += next(sizes)
+        samples += len(next(found)["id"])
     return samples, time.perf_counter() - start
 
 
@@ -137,11 +137,15 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(given)
 
 
+def sized(words: Sequence[str]) -> list[str]:
+    """The settings; miniatures where they name no scale."""
+    return list(words) if any(word.startswith("scale=") for word in words) else ["scale=mini", *words]
+
+
 def main(given: Sequence[str] | None = None) -> None:
     """Measure, report."""
     args = arguments(given)
-    sized = any(word.startswith("scale=") for word in args.overrides)
-    words = args.overrides if sized else ["scale=mini", *args.overrides]
+    words = sized(args.overrides)
     torch.set_num_threads(1)
     rates = [rate for name in args.data for rate in measure(name, words, workers=args.workers, seconds=args.seconds)]
     text = table(rates, words)
