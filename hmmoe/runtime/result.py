@@ -16,6 +16,7 @@ from hmmoe.callbacks.boundary import numbers
 from hmmoe.callbacks.checkpoint import RunCheckpoint
 from hmmoe.callbacks.edits import Edits
 from hmmoe.callbacks.step_times import StepTimes
+from hmmoe.runtime.sharded import is_sharded
 from hmmoe.trainable import counts
 
 
@@ -67,7 +68,12 @@ def by_split(scores: dict[str, float], splits: tuple[str, ...]) -> dict[str, dic
 
 
 def forward_cost(trainer: L.Trainer, task: L.LightningModule, data: L.LightningDataModule) -> dict[str, float]:
-    """FLOPs and latency of one batch of the first test split, in the run's precision."""
+    """FLOPs and latency of one batch of the first test split, in the run's precision.
+
+    None of a backbone that is spread over processes: this one alone cannot run it.
+    """
+    if is_sharded(task):
+        return {}
     batch = next(iter(data.test_dataloader()[0]))
     batch = task.transfer_batch_to_device(batch, task.device, 0)
     return cost(task.model, batch, context=trainer.precision_plugin.forward_context)
@@ -122,12 +128,12 @@ def show(result: dict[str, Any], folder: str, best: str | None) -> None:
     console.print(
         f"trained    {sizes['trained']:,} of {sizes['total']:,} parameters = {sizes['trained_percent']:.2f} % ({roles})"
     )
-    if result["cost"]:
-        spent = result["cost"]
-        console.print(
-            f"forward    {engineering(spent['flops_per_sample'])}FLOP and {spent['latency_ms_per_sample']:.1f} ms per "
-            f"sample; peak memory {result['peak_memory_mib']:.0f} MiB; {result['seconds']:.0f} s in all"
-        )
+    spent, used = result["cost"], f"peak memory {result['peak_memory_mib']:.0f} MiB; {result['seconds']:.0f} s in all"
+    if "flops_per_sample" in spent:
+        flops, took = engineering(spent["flops_per_sample"]), spent["latency_ms_per_sample"]
+        console.print(f"forward    {flops}FLOP and {took:.1f} ms per sample; {used}")
+    elif spent:
+        console.print(f"cost       {used}")
     console.print(f"run        {folder}", soft_wrap=True)
     if best:
         console.print(f"next       python eval.py ckpt_path={best}", soft_wrap=True)
