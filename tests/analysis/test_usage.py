@@ -108,7 +108,7 @@ def test_history_has_a_line_per_kind_over_the_epochs() -> None:
     above = usage_history(tables, "Expert kinds").axes[0]
     lines = {line.get_label(): line for line in above.get_lines()}
     assert list(lines) == ["single", "cross", "channel"]
-    assert list(lines["cross"].get_xdata()) == [0, 1, 2]
+    assert list(lines["cross"].get_xdata()) == [1, 2, 3]  # a picture counts from 1, as messages do
     assert lines["cross"].get_ydata()[0] == pytest.approx(0.15)
 
 

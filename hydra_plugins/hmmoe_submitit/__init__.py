@@ -1,0 +1,1 @@
+"""Sweeps whose jobs a cluster's queue runs. The place is Hydra's wish."""
