@@ -22,12 +22,15 @@ def _words(space: Mapping[str, Sequence[str]], index: int) -> tuple[str, ...]:
 
 
 class Tried(NamedTuple):
-    """A mix with its mean score over repetitions and what it costs; None where a run has not told."""
+    """A mix with its mean score over repetitions and what it costs; None where a run has not told.
+
+    The share is what ``peft.budget`` counts: trained parameters but those of the head, of the backbone's parameters.
+    """
 
     words: tuple[str, ...]
     score: float
     trained: int | None
-    trained_percent: float | None
+    share_percent: float | None
     flops: float | None
     folders: tuple[str, ...]
 
@@ -49,6 +52,9 @@ def pareto(tried: Sequence[Tried], mode: str) -> list[bool]:
 
 
 def facts(result: Mapping[str, Any]) -> tuple[int | None, float | None, float | None]:
-    """Trained parameters, their share in percent, FLOPs per sample, out of a run's ``result.json``."""
+    """Trained parameters, the method's share of the backbone in percent, FLOPs per sample, out of ``result.json``."""
     sizes, cost = result.get("parameters") or {}, result.get("cost") or {}
-    return sizes.get("trained"), sizes.get("trained_percent"), cost.get("flops_per_sample")
+    trained, head = sizes.get("trained"), sizes.get("head", 0)
+    backbone = sizes.get("total", 0) - sum(sizes.get(role, 0) for role in ("adapters", "router", "head"))
+    share = 100 * (trained - head) / backbone if trained is not None and backbone > 0 else None
+    return trained, share, cost.get("flops_per_sample")

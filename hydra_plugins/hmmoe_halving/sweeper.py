@@ -114,17 +114,17 @@ class Halving(Sweeper):
         file = Path(self.config.hydra.sweep.dir) / "pareto.csv"
         with file.open("w", newline="") as out:
             writer = csv.writer(out)
-            writer.writerow(["pareto", "score", "trained", "trained_percent", "flops_per_sample", "mix", "folders"])
+            writer.writerow(["pareto", "score", "trained", "share_percent", "flops_per_sample", "mix", "folders"])
             for one, on_front in zip(tried, front, strict=True):
-                costs = (one.trained, one.trained_percent, one.flops)
+                costs = (one.trained, one.share_percent, one.flops)
                 folders = " ".join(Path(folder).name for folder in one.folders)
                 writer.writerow([int(on_front), one.score, *costs, " ".join(one.words), folders])
         title = f"Last round, * not beaten in score, parameters and FLOPs: {shown(file)}"
         table = Table(title=title, title_justify="left")
-        for column in ("", str(self.config.monitor), "trained", "FLOPs", "mix"):
+        for column in ("", str(self.config.monitor), "of backbone", "FLOPs", "mix"):
             table.add_column(column, justify="left" if column in ("", "mix") else "right", overflow="fold")
         for one, on_front in zip(tried, front, strict=True):
-            percent = "" if one.trained_percent is None else f"{one.trained_percent:.2f} %"
+            percent = "" if one.share_percent is None else f"{one.share_percent:.2f} %"
             flops = "" if one.flops is None else f"{one.flops:.3g}"
             table.add_row("*" if on_front else "", f"{one.score:.4f}", percent, flops, " ".join(one.words))
         console: Any = Console(highlight=False)

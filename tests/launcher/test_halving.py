@@ -10,7 +10,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from hmmoe.errors import ConfigError
-from hydra_plugins.hmmoe_halving._mixes import Tried, mixes, pareto
+from hydra_plugins.hmmoe_halving._mixes import Tried, facts, mixes, pareto
 from hydra_plugins.hmmoe_halving.sweeper import Halving
 
 SPACE = {
@@ -44,6 +44,13 @@ def tried(score: float, trained: int | None, flops: float | None = 1.0) -> Tried
 )
 def test_the_front(candidates, mode, front):
     assert pareto(candidates, mode) == front
+
+
+def test_the_share_is_the_one_that_a_budget_counts():
+    """A miniature's head is larger than what the method trains, and no method is to blame for it."""
+    sizes = {"adapters": 40, "router": 10, "head": 300, "backbone": 0, "trained": 350, "total": 1350}
+    assert facts({"parameters": sizes, "cost": {"flops_per_sample": 7.0}}) == (350, pytest.approx(5.0), 7.0)
+    assert facts({}) == (None, None, None)
 
 
 class Launcher:
