@@ -3,9 +3,13 @@
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from hmmoe.errors import DataMissing, UserError
+from hmmoe.errors import ConfigError, DataMissing, UserError
+
+FIGURES = ("kinds_by_depth", "load", "heatmap", "words", "patches")
+"""The last two are one per seed: what each expert gets to see."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -16,6 +20,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--ignore", action="append", default=[], metavar="KEY", help="setting that tells no rows apart")
     made.add_argument(
         "--mix", action="append", default=[], choices=("data", "code"), help="allow unequal data or code, and say so"
+    )
+    made.add_argument(
+        "--only", action="append", default=[], metavar="FIGURE", help=f"draw these alone: {', '.join(FIGURES)}"
     )
     made.add_argument("--split", help="of the routing tables (default: test, else val, else train)")
     made.add_argument("--out", type=Path, help="folder of the files (default: report/ in the first FOLDER)")
@@ -29,10 +36,12 @@ def main(words: list[str] | None = None) -> int:
         0, or 2 with a message where something is to be set right.
     """
     asked = parser().parse_args(words)
-    by, ignore = ([key for word in words for key in word.split(",")] for words in (asked.by, asked.ignore))
+    by, ignore, only = (
+        [key for word in words for key in word.split(",")] for words in (asked.by, asked.ignore, asked.only)
+    )
     try:
         out = asked.out or asked.folders[0] / "report"
-        written, notes = draw(asked.folders, out, by=by, ignore=ignore, split=asked.split, mix=asked.mix)
+        written, notes = draw(asked.folders, out, by=by, ignore=ignore, split=asked.split, mix=asked.mix, only=only)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -41,13 +50,24 @@ def main(words: list[str] | None = None) -> int:
 
 
 def draw(
-    folders: list[Path], out: Path, *, by: list[str], ignore: list[str], split: str | None, mix: list[str]
+    folders: list[Path],
+    out: Path,
+    *,
+    by: list[str],
+    ignore: list[str],
+    split: str | None,
+    mix: list[str],
+    only: Sequence[str] = (),
 ) -> tuple[list[Path], list[str]]:
-    """All figures, in a folder per row; and what the report would note of the runs together.
+    """All figures, or ``only`` some, in a folder per row; and what the report would note of the runs together.
 
     Raises:
-        UserError: no completed run that routes, or data or code mixed.
+        UserError: no completed run that routes, data or code mixed, or a figure that does not exist.
     """
+    unknown = [name for name in only if name not in FIGURES]
+    if unknown:
+        raise ConfigError(f"--only {','.join(unknown)}: choose from {', '.join(FIGURES)}")
+    wanted = set(only or FIGURES)
     # After the options: a typo is answered before matplotlib and torch are loaded.
     from hmmoe.analysis.heatmap import usage_heatmap
     from hmmoe.analysis.report import provenance, usage, usage_plots
@@ -74,17 +94,20 @@ def draw(
             folder.mkdir(parents=True, exist_ok=True)
             shown, tables = usage.last_tables(row.runs, split)
             title = f"{name}, {row.label}, {shown}"
-            figures = {
-                "kinds_by_depth": usage_plots.kinds_over_depth(tables, title),
-                "load": usage_plots.load_against_fair(tables, title),
-                "heatmap": usage_heatmap(usage.mean_rows(tables), f"{title}: mean of {len(tables)} seeds"),
-            }
-            for run in row.runs:
+            figures = {}
+            if "kinds_by_depth" in wanted:
+                figures["kinds_by_depth"] = usage_plots.kinds_over_depth(tables, title)
+            if "load" in wanted:
+                figures["load"] = usage_plots.load_against_fair(tables, title)
+            if "heatmap" in wanted:
+                told = f"{title}: mean of {len(tables)} seeds"
+                figures["heatmap"] = usage_heatmap(usage.mean_rows(tables), told)
+            for run in row.runs if wanted & {"words", "patches"} else ():
                 examples, tiles = read_examples(run.folder / "routing", shown)
                 told = f"{title}, seed {run.seed}"
-                if any(one.tile is None for one in examples):
+                if "words" in wanted and any(one.tile is None for one in examples):
                     figures[f"words_seed{run.seed}"] = usage_plots.word_examples(examples, told)
-                if tiles:
+                if "patches" in wanted and tiles:
                     figures[f"patches_seed{run.seed}"] = usage_plots.patch_examples(examples, tiles, told)
             written += [path for stem, figure in figures.items() for path in save(figure, folder / stem)]
     return written, notes

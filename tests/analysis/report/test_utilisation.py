@@ -1,11 +1,14 @@
 """Routing tables of several seeds: bands, loads, and the figures of the command."""
 
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from hmmoe import utilisation
 from hmmoe.analysis.report import usage, usage_plots
+from hmmoe.analysis.report.plots import save
 from hmmoe.analysis.report.runs import find
 from hmmoe.analysis.token_examples import TILE, read_examples
 from hmmoe.errors import DataMissing
@@ -64,6 +67,25 @@ def test_the_command_draws_everything_from_the_files(root, capsys):
     with Image.open(folder / "kinds_by_depth.png") as picture:
         assert min(picture.size) > 400
     assert "kinds_by_depth.svg" in capsys.readouterr().out
+
+
+def test_some_figures_alone(root, capsys):
+    out = root / "some"
+    assert utilisation.main([str(root), "--out", str(out), "--only", "load,words", "--only", "heatmap"]) == 0
+    assert {path.stem for path in out.rglob("*.png")} == {"load", "heatmap", "words_seed1"}
+    assert utilisation.main([str(root), "--only", "heat"]) == 2
+    assert "--only heat: choose from kinds_by_depth, load, heatmap, words, patches" in capsys.readouterr().err
+
+
+def test_both_files_of_a_figure_show_the_same_places(root):
+    """The layout is found once: the second file must not be drawn without it."""
+    figure = usage_plots.kinds_over_depth(tables(root), "t")
+    first, second = save(figure, root / "figure")
+    places = [axis.get_position().bounds for axis in figure.axes]
+    assert all(left > 0 and left + width < 0.95 for left, _, width, _ in places)  # room for the legend, so laid out
+    with Image.open(first) as picture:
+        told = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', second.read_text())
+        assert picture.size == pytest.approx([float(size) / 72 * 140 for size in told.groups()], abs=1)
 
 
 def test_a_dead_expert_shows_no_example(root):
