@@ -1,19 +1,20 @@
 """Words and patches by expert, from the last validation and the test: what the routing figures of a report show."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from hmmoe.analysis.token_examples import Patches, Words, write_examples
+from hmmoe.callbacks.routed import RoutedBatches
 from hmmoe.errors import ConfigError
+from hmmoe.types import Routing
 
 
-class TokenExamples(Callback):
+class TokenExamples(RoutedBatches):
     """Writes ``<folder>/tokens_<split>.csv`` and ``patches_<split>.png``; silent where nothing routes.
 
     Of the first validation split after every epoch, the file of the epoch before replaced, and of every test split.
@@ -26,6 +27,8 @@ class TokenExamples(Callback):
         least: occurrences below which a word is left out.
     """
 
+    first_only = True
+
     def __init__(self, folder: str | Path, *, top: int = 6, sites: int = 3, least: int = 3) -> None:
         for name, value in (("top", top), ("sites", sites), ("least", least)):
             if value < 1:
@@ -34,43 +37,10 @@ class TokenExamples(Callback):
         self.top, self.sites, self.least = top, sites, least
         self._seen: dict[str, dict[tuple[str, str], Words | Patches]] = {}
 
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Look at a batch of the first validation split."""
-        if dataloader_idx == 0 and not trainer.sanity_checking:
-            self._look(trainer, pl_module.val_splits[0], outputs, batch)
-
-    def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Look at a test batch."""
-        self._look(trainer, pl_module.test_splits[dataloader_idx], outputs, batch)
-
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the validation split."""
-        self._write(trainer)
-
-    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the test splits."""
-        self._write(trainer)
-
-    def _look(self, trainer: L.Trainer, split: str, outputs: Any, batch: Any) -> None:
-        routing = outputs.get("routing") if isinstance(outputs, dict) else None
+    def on_routed(self, trainer: L.Trainer, split: str, routing: Mapping[tuple[str, str], Routing], batch: Any) -> None:
+        """Look at a batch."""
         data = trainer.datamodule
-        if not routing or not trainer.is_global_zero or data is None or not isinstance(batch, dict):
+        if not trainer.is_global_zero or data is None or not isinstance(batch, dict):
             return
         seen = self._seen.setdefault(split, {})
         for key in spread(list(routing), self.sites):
@@ -80,6 +50,14 @@ class TokenExamples(Callback):
             elif key[1] == "vision" and batch["vision"].ndim == 5:
                 patches = seen.setdefault(key, Patches(self.top))
                 patches.update(routing[key], shown(batch["vision"], data.inputs["vision"]), batch["id"])
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the validation split."""
+        self._write(trainer)
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the test splits."""
+        self._write(trainer)
 
     def _write(self, trainer: L.Trainer) -> None:
         for split, seen in self._seen.items():

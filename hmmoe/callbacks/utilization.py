@@ -1,23 +1,25 @@
 """Who computes at which site: every epoch as metrics, as a tidy table and as pictures, with an alarm on collapse."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 
 from hmmoe.analysis.usage_summary import summary
 from hmmoe.analysis.usage_table import UsageTable, read_usage, write_usage
 from hmmoe.callbacks.collapse import find_alarms, warning
+from hmmoe.callbacks.routed import RoutedBatches
 from hmmoe.errors import ConfigError
 from hmmoe.routing.stats import RoutingStats
+from hmmoe.types import Routing
 
 log = logging.getLogger(__name__)
 
 
-class ExpertUtilization(Callback):
+class ExpertUtilization(RoutedBatches):
     """Counts the routing that the task's steps return (key "routing") and reports it; silent where nothing routes.
 
     Writes ``<folder>/epoch_0003_<split>.csv`` for every split (a test after n epochs carries n),
@@ -69,37 +71,11 @@ class ExpertUtilization(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count a training batch."""
-        self._count("train", outputs)
+        self._hand_on(trainer, "train", outputs, batch)
 
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Count a validation batch."""
-        if not trainer.sanity_checking:
-            self._count(pl_module.val_splits[dataloader_idx], outputs)
-
-    def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Count a test batch."""
-        self._count(pl_module.test_splits[dataloader_idx], outputs)
-
-    def _count(self, split: str, outputs: Any) -> None:
-        routing = outputs.get("routing") if isinstance(outputs, dict) else None
-        if routing:
-            self._stats.setdefault(split, RoutingStats(dead_below=self.dead_below)).update(routing)
+    def on_routed(self, trainer: L.Trainer, split: str, routing: Mapping[tuple[str, str], Routing], batch: Any) -> None:
+        """Count a batch."""
+        self._stats.setdefault(split, RoutingStats(dead_below=self.dead_below)).update(routing)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report the training split: table, metrics, alarm, heat map."""

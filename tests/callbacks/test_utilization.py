@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+import yaml
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -15,8 +16,10 @@ from torch.utils.data import DataLoader
 from hmmoe.analysis.usage_table import UsageTable, read_usage
 from hmmoe.callbacks.utilization import ExpertUtilization
 from hmmoe.errors import ConfigError
+from hmmoe.runtime.signatures import signature
 from hmmoe.types import Routing
 
+CALLBACKS = Path(__file__).parents[2] / "conf" / "callbacks"
 TOKENS, SIZE = 5, 8
 GROUPS = ("single", "cross:audio", "channel:audio")
 
@@ -189,3 +192,10 @@ def test_weights_and_biases_gets_the_pictures(tmp_path: Path) -> None:
 def test_settings_out_of_range_are_named(tmp_path: Path, wrong: dict[str, Any], message: str, unchecked: None) -> None:
     with pytest.raises(ConfigError, match=message):
         ExpertUtilization(tmp_path, **wrong)
+
+
+@pytest.mark.parametrize("name", ["token_examples", "utilization"])
+def test_every_setting_stands_in_its_file(name: str):
+    """A message that says "raise callbacks.utilization.max_keys" must name a key that is there."""
+    node = yaml.safe_load((CALLBACKS / f"{name}.yaml").read_text())[name]
+    assert set(node) - {"_target_"} == set(signature(node["_target_"]).parameters)
