@@ -17,6 +17,7 @@ from hmmoe.errors import ConfigError
 from hmmoe.experts.kinds import ACTIVATIONS
 from hmmoe.marks import Inserted
 from hmmoe.peft.base import Peft, Size, chosen
+from hmmoe.peft.per_stream import need_activation
 from hmmoe.types import Adapted, Site, Stream
 
 Placement = Literal["pfeiffer", "houlsby"]
@@ -59,14 +60,47 @@ def _pass_through(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> 
     return layer.behind(output)
 
 
-class Placed(Peft):
-    """One adapter per site and stream that is updated, and behind attention where the placement says so.
+class AtSites(Peft):
+    """One adapter per site and stream that is updated.
 
     Args:
         sites: where the backbone stands open.
         make: adapter of a width.
-        at: all, "first-last" or a list of site indices.
+        at: sites that get one, see ``chosen``.
         scale: factor of the delta.
+    """
+
+    reads = "out"
+
+    def __init__(
+        self, sites: Sequence[Site], make: Callable[[int], nn.Module], *, at: str | Sequence[int] = "all", scale: float
+    ) -> None:
+        super().__init__(sites)
+        self.make, self.scale = make, scale
+        self.adapters = nn.ModuleDict(
+            {
+                sites[i].label: nn.ModuleDict(
+                    {m: make(d) for m, d in sites[i].widths.items() if m not in sites[i].memory}
+                )
+                for i in sorted(chosen(sites, at))
+            }
+        )
+
+    def forward(self, site: Site, streams: dict[str, Stream]) -> Adapted:
+        """One delta per modality, no routing."""
+        if site.label not in self.adapters:
+            return Adapted({}, {})
+        adapters = self.adapters[site.label]
+        return Adapted(
+            {m: self.scale * adapters[m](getattr(s, self.reads)) for m, s in streams.items() if not s.memory}, {}
+        )
+
+
+class Placed(AtSites):
+    """Adapters behind the FFN, and behind attention where the placement says so.
+
+    Args:
+        sites, make, at, scale: see ``AtSites``.
         placement: "pfeiffer" is behind the FFN; "houlsby" also behind the output projection of every block's
             attention, once per layer: modalities that share a tower share these.
 
@@ -74,7 +108,6 @@ class Placed(Peft):
         ConfigError: unknown placement, or houlsby with a choice of sites (a block need not be one).
     """
 
-    reads = "out"
     advice = (
         "this tower reads the weight of its attention's output projection itself, so nothing can stand behind that "
         "layer: set peft.placement=pfeiffer"
@@ -89,7 +122,7 @@ class Placed(Peft):
         scale: float = 1.0,
         placement: Placement = "pfeiffer",
     ) -> None:
-        super().__init__(sites)
+        super().__init__(sites, make, at=at, scale=scale)
         if placement not in ("pfeiffer", "houlsby"):
             raise ConfigError(f"peft.placement must be pfeiffer or houlsby, not {placement!r}")
         if placement == "houlsby" and at != "all":
@@ -97,15 +130,7 @@ class Placed(Peft):
                 f"peft.placement=houlsby puts an adapter behind every attention, peft.at={at} chooses sites: set "
                 "peft.at=all or peft.placement=pfeiffer"
             )
-        self.make, self.scale, self.placement = make, scale, placement
-        self.adapters = nn.ModuleDict(
-            {
-                sites[i].label: nn.ModuleDict(
-                    {m: make(d) for m, d in sites[i].widths.items() if m not in sites[i].memory}
-                )
-                for i in sorted(chosen(sites, at))
-            }
-        )
+        self.placement = placement
 
     def prepare(self, backbone: nn.Module) -> None:
         """Hang an adapter on the output projection of every attention."""
@@ -116,15 +141,6 @@ class Placed(Peft):
             layer.behind = Behind(self.make(layer.weight.shape[0]), self.scale)
             layer.register_forward_hook(_pass_through)
 
-    def forward(self, site: Site, streams: dict[str, Stream]) -> Adapted:
-        """One delta per modality, no routing."""
-        if site.label not in self.adapters:
-            return Adapted({}, {})
-        adapters = self.adapters[site.label]
-        return Adapted(
-            {m: self.scale * adapters[m](getattr(s, self.reads)) for m, s in streams.items() if not s.memory}, {}
-        )
-
 
 class SeriesAdapter(Placed):
     """A bottleneck on the FFN's output, every modality for itself.
@@ -133,10 +149,8 @@ class SeriesAdapter(Placed):
         sites: where the backbone stands open.
         rank: width of the bottleneck.
         act: relu, gelu or silu.
-        at: all, "first-last" or a list of site indices.
-        scale: factor of the delta.
-        placement: see ``Placed``.
         freeze_down: see ``Bottleneck``.
+        common: see ``Placed``.
 
     Raises:
         ConfigError: rank below 1, unknown activation or placement.
@@ -145,30 +159,19 @@ class SeriesAdapter(Placed):
     sizes = (Size("rank"),)
 
     def __init__(
-        self,
-        sites: Sequence[Site],
-        *,
-        rank: int = 32,
-        act: str = "relu",
-        at: str | Sequence[int] = "all",
-        scale: float = 1.0,
-        placement: Placement = "pfeiffer",
-        freeze_down: bool = False,
+        self, sites: Sequence[Site], *, rank: int = 32, act: str = "relu", freeze_down: bool = False, **common: Any
     ) -> None:
-        make = bottleneck(rank, act, freeze_down=freeze_down)
-        super().__init__(sites, make, at=at, scale=scale, placement=placement)
+        super().__init__(sites, bottleneck(rank, act, freeze_down=freeze_down), **common)
 
 
-class ParallelAdapter(Placed):
+class ParallelAdapter(AtSites):
     """A bottleneck that reads what the FFN reads; its delta joins the FFN's output.
 
     Args:
-        sites: where the backbone stands open.
-        rank: width of the bottleneck.
-        act: relu, gelu or silu.
-        at: all, "first-last" or a list of site indices.
+        sites, rank, act: as for ``SeriesAdapter``.
         scale: s.
         freeze_down: see ``Bottleneck``.
+        common: see ``AtSites``.
 
     Raises:
         ConfigError: rank below 1, unknown activation.
@@ -183,11 +186,11 @@ class ParallelAdapter(Placed):
         *,
         rank: int = 32,
         act: str = "relu",
-        at: str | Sequence[int] = "all",
         scale: float = 4.0,
         freeze_down: bool = False,
+        **common: Any,
     ) -> None:
-        super().__init__(sites, bottleneck(rank, act, freeze_down=freeze_down), at=at, scale=scale)
+        super().__init__(sites, bottleneck(rank, act, freeze_down=freeze_down), scale=scale, **common)
 
 
 def bottleneck(rank: int, act: str, *, freeze_down: bool = False) -> Callable[[int], Bottleneck]:
@@ -198,6 +201,5 @@ def bottleneck(rank: int, act: str, *, freeze_down: bool = False) -> Callable[[i
     """
     if rank < 1:
         raise ConfigError(f"peft.rank must be at least 1, found {rank}: peft.rank=32")
-    if act not in ACTIVATIONS:
-        raise ConfigError(f"peft.act must be one of {', '.join(ACTIVATIONS)}, not {act!r}")
+    need_activation(act)
     return partial(Bottleneck, rank=rank, act=act, freeze_down=freeze_down)

@@ -19,7 +19,7 @@ from hmmoe.errors import ConfigError
 from hmmoe.experts.kinds import ACTIVATIONS
 from hmmoe.peft.base import Size
 from hmmoe.peft.bottleneck import Placed, Placement
-from hmmoe.peft.per_stream import need_positive
+from hmmoe.peft.per_stream import need_activation, need_positive
 from hmmoe.types import Site
 
 
@@ -84,7 +84,7 @@ class Compacter(Placed):
         terms: n.
         factor_rank: q.
         act: relu, gelu or silu.
-        at: all, "first-last" or a list of site indices.
+        at: sites that get a part, see ``chosen``.
         placement: "houlsby" is Compacter, "pfeiffer" Compacter++; see ``Placed``.
 
     Raises:
@@ -105,8 +105,7 @@ class Compacter(Placed):
         placement: Placement = "houlsby",
     ) -> None:
         need_positive(rank=rank, terms=terms, factor_rank=factor_rank)
-        if act not in ACTIVATIONS:
-            raise ConfigError(f"peft.act must be one of {', '.join(ACTIVATIONS)}, not {act!r}")
+        need_activation(act)
         rule = nn.Parameter(torch.randn(terms, terms, terms) * terms**-0.5)
 
         def make(width: int) -> KroneckerBottleneck:

@@ -22,12 +22,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hmmoe.errors import ConfigError
-from hmmoe.experts.kinds import ACTIVATIONS
 from hmmoe.masked import masked_mean
 from hmmoe.peft.base import Size
 from hmmoe.peft.bottleneck import Bottleneck
-from hmmoe.peft.per_stream import PerStream, need_positive
+from hmmoe.peft.per_stream import PerStream, need_activation, need_positive
 from hmmoe.types import Site, Stream
 
 
@@ -108,7 +106,7 @@ class DGSCT(PerStream):
         alpha: weight of the channel map.
         beta: weight of the spatial map.
         gamma: weight of the temporal gate.
-        at: all, "first-last" or a list of site indices.
+        at: sites that get a part, see ``chosen``.
 
     Raises:
         ConfigError: rank below 1, unknown activation, or modalities that never meet.
@@ -128,8 +126,7 @@ class DGSCT(PerStream):
         at: str | Sequence[int] = "all",
     ) -> None:
         need_positive(rank=rank)
-        if act not in ACTIVATIONS:
-            raise ConfigError(f"peft.act must be one of {', '.join(ACTIVATIONS)}, not {act!r}")
+        need_activation(act)
 
         def build(target: str, widths: Mapping[str, int]) -> nn.Module | None:
             if len(widths) == 1:

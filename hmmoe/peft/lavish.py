@@ -19,11 +19,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hmmoe.errors import ConfigError
-from hmmoe.experts.kinds import ACTIVATIONS
 from hmmoe.peft.base import Size
 from hmmoe.peft.bottleneck import Bottleneck
-from hmmoe.peft.per_stream import PerStream, need_positive
+from hmmoe.peft.per_stream import PerStream, need_activation, need_positive
 from hmmoe.types import Site, Stream
 
 
@@ -97,7 +95,7 @@ class Lavish(PerStream):
         rank: R; the paper takes D / 8 on AVE.
         latents: K tokens.
         act: relu, gelu or silu.
-        at: all, "first-last" or a list of site indices.
+        at: sites that get a part, see ``chosen``.
 
     Raises:
         ConfigError: sizes below 1, unknown activation, or modalities that never meet.
@@ -115,8 +113,7 @@ class Lavish(PerStream):
         at: str | Sequence[int] = "all",
     ) -> None:
         need_positive(rank=rank, latents=latents)
-        if act not in ACTIVATIONS:
-            raise ConfigError(f"peft.act must be one of {', '.join(ACTIVATIONS)}, not {act!r}")
+        need_activation(act)
 
         def build(target: str, widths: Mapping[str, int]) -> nn.Module | None:
             return _Part(target, widths, rank=rank, latents=latents, act=act) if len(widths) > 1 else None

@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hmmoe.errors import ConfigError
-from hmmoe.experts.kinds import ACTIVATIONS
 from hmmoe.marks import Routes
 from hmmoe.peft.base import Size
 from hmmoe.peft.bottleneck import Bottleneck
-from hmmoe.peft.per_stream import PerStream, need_positive
+from hmmoe.peft.per_stream import PerStream, need_activation, need_positive
 from hmmoe.types import Routing, Site, Stream
 
 KINDS = ("lora", "parallel", "series")
@@ -95,7 +94,7 @@ class MoA(PerStream):
         alpha: scale of lora, alpha / R.
         threshold: gates below it drop out; 0 is the soft form.
         act: of the bottlenecks: relu, gelu or silu.
-        at: all, "first-last" or a list of site indices.
+        at: sites that get a part, see ``chosen``.
         balance_weight: see ``Peft``.
 
     Raises:
@@ -119,11 +118,9 @@ class MoA(PerStream):
         need_positive(rank=rank)
         if not kinds or not set(kinds) <= set(KINDS) or len(set(kinds)) < len(kinds):
             raise ConfigError(f"peft.kinds must name some of {', '.join(KINDS)}, each once, found {list(kinds)}")
-        if act not in ACTIVATIONS or not 0 <= threshold < 1:
-            raise ConfigError(
-                f"peft.act must be one of {', '.join(ACTIVATIONS)} and 0 <= peft.threshold < 1, "
-                f"found {act}, {threshold}"
-            )
+        need_activation(act)
+        if not 0 <= threshold < 1:
+            raise ConfigError(f"peft.threshold={threshold}: expected 0 <= threshold < 1")
 
         def build(target: str, widths: Mapping[str, int]) -> nn.Module:
             return _Unlike(target, widths[target], kinds, rank=rank, alpha=alpha, act=act, threshold=threshold)

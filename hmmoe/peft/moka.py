@@ -55,7 +55,7 @@ class MokA(Peft):
         alpha: scale of the update, alpha / R.
         cross: lambda, weight of what the other modalities say.
         source: the modality that informs the others (paper: text); None lets every one inform every other.
-        at: all, "first-last" or a list of site indices.
+        at: sites that get a part, see ``chosen``.
 
     Raises:
         ConfigError: rank below 1, or a source that no site has.

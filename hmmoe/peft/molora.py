@@ -9,6 +9,8 @@ uni-modal, one kind.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -77,22 +79,32 @@ class VectorExperts(_Routed):
 
 
 class _Mixture(PerStream):
-    """Checks what both kinds share."""
+    """E like experts per site and stream behind one router.
+
+    Args:
+        sites: where the backbone stands open.
+        make: the experts of a stream, from its name, its width, ``experts`` and ``k``.
+        experts: E.
+        k: experts kept per token; None keeps all.
+        common: see ``PerStream``.
+
+    Raises:
+        ConfigError: sizes that cannot be.
+    """
 
     def __init__(
         self,
         sites: Sequence[Site],
-        make: Callable[[str, int], nn.Module],
+        make: Callable[[str, int, int, int | None], nn.Module],
         *,
         experts: int,
-        k: int | None,
-        at: str | Sequence[int],
-        balance_weight: float,
+        k: int | None = None,
+        **common: Any,
     ) -> None:
         need_positive(experts=experts)
         if k is not None and not 1 <= k <= experts:
             raise ConfigError(f"peft.k must lie in 1..{experts} (peft.experts) or be null for all, found {k}")
-        super().__init__(sites, lambda m, widths: make(m, widths[m]), at=at, balance_weight=balance_weight)
+        super().__init__(sites, lambda target, widths: make(target, widths[target], experts, k), **common)
 
 
 class MoLoRA(_Mixture):
@@ -102,14 +114,8 @@ class MoLoRA(_Mixture):
         sites: where the backbone stands open.
         rank: R of an expert.
         alpha: scale of the update, alpha / R.
-        experts: E.
-        k: experts kept per token; None keeps all.
-        at: all, "first-last" or a list of site indices.
+        experts, common: see ``_Mixture``.
         freeze_a: see ``LoRAExperts``.
-        balance_weight: see ``Peft``.
-
-    Raises:
-        ConfigError: sizes that cannot be.
     """
 
     sizes = (Size("rank"),)
@@ -121,17 +127,12 @@ class MoLoRA(_Mixture):
         rank: int = 8,
         alpha: float = 8.0,
         experts: int = 4,
-        k: int | None = None,
-        at: str | Sequence[int] = "all",
         freeze_a: bool = False,
-        balance_weight: float = 0.0,
+        **common: Any,
     ) -> None:
         need_positive(rank=rank, experts=experts)
-
-        def make(target: str, width: int) -> nn.Module:
-            return LoRAExperts(target, width, experts, k, rank=rank, alpha=alpha, freeze_a=freeze_a)
-
-        super().__init__(sites, make, experts=experts, k=k, at=at, balance_weight=balance_weight)
+        make = partial(LoRAExperts, rank=rank, alpha=alpha, freeze_a=freeze_a)
+        super().__init__(sites, make, experts=experts, **common)
 
 
 class MoV(_Mixture):
@@ -139,27 +140,10 @@ class MoV(_Mixture):
 
     Args:
         sites: where the backbone stands open.
-        experts: E.
-        k: experts kept per token; None keeps all.
-        at: all, "first-last" or a list of site indices.
-        balance_weight: see ``Peft``.
-
-    Raises:
-        ConfigError: sizes that cannot be.
+        experts, common: see ``_Mixture``.
     """
 
     sizes = (Size("experts"),)
 
-    def __init__(
-        self,
-        sites: Sequence[Site],
-        *,
-        experts: int = 10,
-        k: int | None = None,
-        at: str | Sequence[int] = "all",
-        balance_weight: float = 0.0,
-    ) -> None:
-        def make(target: str, width: int) -> nn.Module:
-            return VectorExperts(target, width, experts, k)
-
-        super().__init__(sites, make, experts=experts, k=k, at=at, balance_weight=balance_weight)
+    def __init__(self, sites: Sequence[Site], *, experts: int = 10, **common: Any) -> None:
+        super().__init__(sites, VectorExperts, experts=experts, **common)

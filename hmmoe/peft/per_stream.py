@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import nn
 
 from hmmoe.errors import ConfigError
+from hmmoe.experts.kinds import ACTIVATIONS
 from hmmoe.peft.base import Peft, chosen
 from hmmoe.types import Adapted, Site, Stream
 
@@ -19,7 +20,7 @@ class PerStream(Peft):
     Args:
         sites: where the backbone stands open.
         build: makes a part.
-        at: all, "first-last" or a list of site indices.
+        at: sites that get a part, see ``chosen``.
         balance_weight: see ``Peft``.
 
     Raises:
@@ -64,3 +65,13 @@ def need_positive(**sizes: int) -> None:
     wrong = ", ".join(f"peft.{name}={size}" for name, size in sizes.items() if size < 1)
     if wrong:
         raise ConfigError(f"{wrong}: must be at least 1")
+
+
+def need_activation(act: str) -> None:
+    """It must be known by name.
+
+    Raises:
+        ConfigError: names those that are.
+    """
+    if act not in ACTIVATIONS:
+        raise ConfigError(f"peft.act must be one of {', '.join(ACTIVATIONS)}, not {act!r}")

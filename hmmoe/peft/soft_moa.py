@@ -18,11 +18,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hmmoe.errors import ConfigError
 from hmmoe.experts.kinds import ACTIVATIONS
 from hmmoe.marks import Routes
 from hmmoe.peft.base import Size
-from hmmoe.peft.per_stream import PerStream, need_positive
+from hmmoe.peft.per_stream import PerStream, need_activation, need_positive
 from hmmoe.types import Routing, Site, Stream
 
 
@@ -85,7 +84,7 @@ class SoftMoA(PerStream):
         experts: E.
         slots: P per expert.
         act: relu, gelu or silu.
-        at: all, "first-last" or a list of site indices.
+        at: sites that get a part, see ``chosen``.
         balance_weight: see ``Peft``.
 
     Raises:
@@ -106,8 +105,7 @@ class SoftMoA(PerStream):
         balance_weight: float = 0.0,
     ) -> None:
         need_positive(rank=rank, experts=experts, slots=slots)
-        if act not in ACTIVATIONS:
-            raise ConfigError(f"peft.act must be one of {', '.join(ACTIVATIONS)}, not {act!r}")
+        need_activation(act)
 
         def build(target: str, widths: Mapping[str, int]) -> nn.Module:
             return _SoftMixture(target, widths[target], experts=experts, slots=slots, rank=rank, act=act)

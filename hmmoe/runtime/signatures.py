@@ -142,16 +142,25 @@ def _of_class(node: ast.ClassDef, holder: Module, depth: int = 8) -> Signature |
 
 
 def _with_inherited(own: Signature, node: ast.ClassDef, init: ast.FunctionDef, holder: Module, depth: int) -> Signature:
-    """Where ``**kwargs`` goes on to the first base's constructor, that one's keywords are known too."""
-    passed_on = any(
-        ast.unparse(call.func) == "super().__init__"
-        and any(word.arg is None and ast.unparse(word.value) == init.args.kwarg.arg for word in call.keywords)
-        for call in ast.walk(init)
-        if isinstance(call, ast.Call)
+    """Where ``**kwargs`` goes on to the first base's constructor, what that one takes beside is known too."""
+    passed_on = next(
+        (
+            call
+            for call in ast.walk(init)
+            if isinstance(call, ast.Call)
+            and ast.unparse(call.func) == "super().__init__"
+            and any(word.arg is None and ast.unparse(word.value) == init.args.kwarg.arg for word in call.keywords)
+        ),
+        None,
     )
     base = lookup(node.bases[0].id, holder) if passed_on and isinstance(node.bases[0], ast.Name) else None
     inherited = _of_class(base.node, base.module, depth - 1) if base and isinstance(base.node, ast.ClassDef) else None
-    return own if inherited is None else Signature({**inherited.parameters, **own.parameters}, inherited.open)
+    if inherited is None:
+        return own
+    places = sum(not isinstance(argument, ast.Starred) for argument in passed_on.args)
+    given = {*list(inherited.parameters)[:places], *(word.arg for word in passed_on.keywords)}
+    rest = {name: parameter for name, parameter in inherited.parameters.items() if name not in given}
+    return Signature({**own.parameters, **rest, **own.parameters}, inherited.open)  # own ones first, as in a call
 
 
 def _of_fields(node: ast.ClassDef, holder: Module) -> Signature | None:

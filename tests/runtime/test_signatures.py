@@ -42,6 +42,12 @@ def test_keywords_passed_on_to_the_base_are_known():
     assert not found.open and EventLocalization.__init__.__kwdefaults__["loss"] in ("cross_entropy", "bce_softmax")
 
 
+def test_what_a_class_gives_its_base_is_no_setting():
+    assert set(signature("hmmoe.peft.molora.MoV").parameters) == {"sites", "experts", "k", "at", "balance_weight"}
+    parallel = signature("hmmoe.peft.bottleneck.ParallelAdapter")
+    assert set(parallel.parameters) == {"sites", "rank", "act", "scale", "at", "freeze_down"} and not parallel.open
+
+
 def test_a_name_that_leads_nowhere():
     assert find("hmmoe.peft.hmmoe.HMMo") is None
     assert signature("hmmoe.nowhere.Thing") is None
