@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
 from hmmoe.errors import CheckpointError
-from hmmoe.losses.balance import load_balance
 from hmmoe.model import AdaptedModel
 from hmmoe.optim import Recipe
 from hmmoe.trainable import check_finite, check_live, load_own_state, own_state
@@ -106,7 +105,7 @@ class Task(L.LightningModule, ABC):
         loss, output = self.step(batch, "train")
         weight = self.model.peft.balance_weight
         if weight:
-            balance = load_balance(output.routing)
+            balance = self.model.peft.balance(output.routing)
             self.log("train/balance", balance.detach())
             loss = loss + weight * balance
         penalty = self.model.peft.penalty()

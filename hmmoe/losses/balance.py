@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, distributed
 
+from hmmoe.errors import ConfigError
 from hmmoe.types import Routing
 
 Term = Callable[[Tensor, Tensor], Tensor]
@@ -32,14 +33,16 @@ def load_balance(routing: Mapping[tuple[str, str], Routing]) -> Float[Tensor, ""
 def gate_kl(routing: Mapping[tuple[str, str], Routing]) -> Float[Tensor, ""]:
     """KL divergence of the batch-mean gate P from uniform, log n - H(P), in nats: 0 balanced, log n collapsed.
 
-    Levels and means as in ``load_balance``. AVMoE (NeurIPS 2024) uses a term of this family at weight 0.01.
+    Levels and means as in ``load_balance``. AVMoE (NeurIPS 2024) is priced so, its authors at weight 0.01.
     """
     return _mean_price(routing, lambda load, p: (p * (p.clamp(min=1e-9) * p.numel()).log()).sum())
 
 
 def _mean_price(routing: Mapping[tuple[str, str], Routing], term: Term) -> Float[Tensor, ""]:
     if not routing:
-        raise ValueError("a balance weight above 0 needs a method that routes: set it to 0 or choose peft=hmmoe")
+        raise ConfigError(
+            "peft.balance_weight above 0 needs a method that routes: set peft.balance_weight=0 or choose peft=hmmoe"
+        )
     local = [_sums(one) for one in routing.values()]
     sums = _over_ranks(torch.cat(local)).split([part.numel() for part in local])
     prices = [_stream_price(one, part, term) for one, part in zip(routing.values(), sums, strict=True)]

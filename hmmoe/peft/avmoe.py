@@ -15,14 +15,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hmmoe.errors import ConfigError
-from hmmoe.experts.kinds import ACTIVATIONS
+from hmmoe.losses.balance import gate_kl
 from hmmoe.marks import Routes
 from hmmoe.masked import masked_mean
 from hmmoe.peft.base import Size
 from hmmoe.peft.bottleneck import Bottleneck
 from hmmoe.peft.lavish import LatentAdapter
-from hmmoe.peft.per_stream import PerStream, need_positive
+from hmmoe.peft.per_stream import PerStream, need_activation, need_positive
 from hmmoe.types import Routing, Site, Stream
 
 
@@ -110,8 +109,8 @@ class AVMoE(PerStream):
         latents: K tokens of a cross-modal expert.
         hidden: width of the router's first layer.
         act: relu, gelu or silu.
-        at: all, "first-last" or a list of site indices.
-        balance_weight: see ``Peft``; the authors use a KL term at 0.01 on AVS-MS3.
+        at: sites that get a part, see ``chosen``.
+        balance_weight: of the KL divergence of the mean gate from uniform, as the authors have it (0.01 on AVS-MS3).
 
     Raises:
         ConfigError: sizes below 1, unknown activation, or modalities that never meet.
@@ -133,8 +132,7 @@ class AVMoE(PerStream):
         balance_weight: float = 0.0,
     ) -> None:
         need_positive(rank=rank, uni=uni, cross=cross, latents=latents, hidden=hidden)
-        if act not in ACTIVATIONS:
-            raise ConfigError(f"peft.act must be one of {', '.join(ACTIVATIONS)}, not {act!r}")
+        need_activation(act)
 
         def build(target: str, widths: Mapping[str, int]) -> nn.Module | None:
             if len(widths) == 1:
@@ -142,3 +140,7 @@ class AVMoE(PerStream):
             return _Mixture(target, widths, rank=rank, latents=latents, act=act, counts=(uni, cross), hidden=hidden)
 
         super().__init__(sites, build, at=at, balance_weight=balance_weight)
+
+    def balance(self, routing: Mapping[tuple[str, str], Routing]) -> Tensor:
+        """The authors' term."""
+        return gate_kl(routing)

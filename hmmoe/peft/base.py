@@ -1,13 +1,14 @@
 """What a method for parameter-efficient fine-tuning must offer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
 from hmmoe.errors import ConfigError
+from hmmoe.losses.balance import load_balance
 from hmmoe.peft.hf_format import Stored
-from hmmoe.types import Adapted, Site, Stream
+from hmmoe.types import Adapted, Routing, Site, Stream
 
 
 class Size(NamedTuple):
@@ -47,6 +48,10 @@ class Peft(nn.Module):
 
     def begin(self, steps: int) -> None:
         """Training will take so many optimizer steps."""
+
+    def balance(self, routing: Mapping[tuple[str, str], Routing]) -> Tensor:
+        """Price of uneven routing, a scalar; joins the task's loss times ``balance_weight``."""
+        return load_balance(routing)
 
     def penalty(self) -> Tensor | None:
         """What the method adds to the task's loss, a scalar, its weight included."""

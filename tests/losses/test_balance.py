@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from hmmoe.errors import ConfigError
 from hmmoe.losses.balance import gate_kl, load_balance
 from hmmoe.types import Routing
 from tests.ranks import run_ranks
@@ -87,7 +88,7 @@ def test_an_absent_modality_costs_nothing_and_dilutes_nothing(term: Callable) ->
 
 @pytest.mark.parametrize("term", TERMS)
 def test_nothing_to_balance_says_which_setting_to_change(term: Callable) -> None:
-    with pytest.raises(ValueError, match="peft=hmmoe"):
+    with pytest.raises(ConfigError, match=r"peft\.balance_weight=0 or choose peft=hmmoe"):
         term({})
 
 
