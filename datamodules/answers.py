@@ -1,12 +1,9 @@
 """Fixed lists of answers."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from hmmoe.errors import ConfigError
-
-OUTSIDE = -1
-"""Label of an answer that is not in the list: never right."""
 
 
 def check_size(answers: Sequence[str], expected: int, source: str) -> None:
@@ -20,6 +17,17 @@ def check_size(answers: Sequence[str], expected: int, source: str) -> None:
             f"data.answers={expected}, but {source} gives {len(answers)}: fetch the published files again, or set "
             f"data.answers={len(answers)} if these are the ones you mean"
         )
+
+
+def check_parts(parts: Mapping[str, Sequence[str]] | None, kinds: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Parts of a score by name, each the kinds of questions that it averages over.
+
+    Raises:
+        ConfigError: a kind that there is not.
+    """
+    if strangers := sorted({kind for own in (parts or {}).values() for kind in own} - set(kinds)):
+        raise ConfigError(f"data.parts names {', '.join(strangers)}; the kinds are {', '.join(kinds)}")
+    return {name: tuple(own) for name, own in (parts or {}).items()}
 
 
 def most_frequent(answers: Iterable[str], size: int, source: str) -> list[str]:

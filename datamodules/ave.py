@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from datamodules.ave_annotations import BACKGROUND, CATEGORIES, FIELDS, SECONDS, Event, read_events
-from datamodules.base import Examples, Split, build
+from datamodules.base import TRAIN_VAL_TEST, Examples, build
 from datamodules.clip_data import ClipData, Media
 from datamodules.media.cache import Cache, Field, Keep
 from datamodules.media.clips import Clips
@@ -20,7 +20,7 @@ from datamodules.media.logmel import LogMel
 from hmmoe.errors import DataBroken
 
 MIDPOINTS = tuple(second + 0.5 for second in range(SECONDS))
-VIDEOS, FRAMES, SOUNDS = ("AVE", "videos"), ("video_frames", "frames"), ("raw_audio", "wave", "audio")
+PLACES = {"videos": ("AVE", "videos"), "frames": ("video_frames", "frames"), "sounds": ("raw_audio", "wave", "audio")}
 """Folder names of the authors, of LAVISH (video_frames, raw_audio) and of DG-SCT (frames, wave)."""
 
 
@@ -120,8 +120,9 @@ class AVE(ClipData):
         flip: mirror half of the clips in training.
     """
 
-    splits = (Split("train", "train"), Split("val", "validation"), Split("test", "test"))
+    splits = TRAIN_VAL_TEST
     modalities = ("vision", "audio")
+    places = PLACES
     fixed_segments = (("vision", SECONDS), ("audio", SECONDS))
     layout = """
 Expected: <root>/AVE/<11-character id>.mp4 (4,097 videos of ten seconds), <root>/Annotations.txt,
@@ -134,10 +135,6 @@ Get it: AVE_Dataset.zip, linked in the README of github.com/YapengTian/AVE-ECCV1
     ) -> None:
         super().__init__(root, media=media, fps=fps, **common)
         self.flip = flip
-
-    def footage_of(self, *, extracted: bool, fps: float) -> Clips:
-        """Of the authors, LAVISH and DG-SCT."""
-        return Clips(self.root, extracted=extracted, fps=fps, videos=VIDEOS, frames=FRAMES, sounds=SOUNDS)
 
     def annotations(self, split: str) -> list[Path]:
         """The list of all events and the one of the split."""

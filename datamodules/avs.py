@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from datamodules.avs_corpus import FRAMES, SPLITS, SUBSETS, Clip, Files, Release, read_clips
-from datamodules.base import DataModule, Examples, Split, build
+from datamodules.base import TRAIN_VAL_TEST, DataModule, Examples, build
 from datamodules.media.audio import read_sound
 from datamodules.media.cache import Cache, Field, Keep
 from datamodules.media.image import Pixels, read_rgb
@@ -193,7 +193,7 @@ class AVSBench(DataModule):
         flip: mirror half of the clips in training.
     """
 
-    splits = (Split("train", "train"), Split("val", "validation"), Split("test", "test"))
+    splits = TRAIN_VAL_TEST
     modalities = ("vision", "audio")
     fixed_segments = (("vision", FRAMES), ("audio", FRAMES))
     layout = """

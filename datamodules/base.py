@@ -35,6 +35,10 @@ class Split(NamedTuple):
     role: Literal["train", "validation", "test"]
 
 
+TRAIN_VAL_TEST = (Split("train", "train"), Split("val", "validation"), Split("test", "test"))
+"""As most datasets are published."""
+
+
 @runtime_checkable
 class Miniature(Protocol):
     """Writes a small generated dataset in the real layout at ``root``; does nothing where it is up to date."""

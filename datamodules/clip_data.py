@@ -1,11 +1,15 @@
 """What all datasets of video clips share: where the clips are and how they are read."""
 
-from abc import abstractmethod
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
-from datamodules.base import DataModule
+from datamodules.base import DataModule, build
+from datamodules.footage import Footage, Moments
 from datamodules.media.clips import Clips
+from datamodules.media.image import Pixels
+from datamodules.media.logmel import LogMel
 from hmmoe.errors import ConfigError
 
 Media = Literal["video", "extracted"]
@@ -19,15 +23,27 @@ class ClipData(DataModule):
         fps: of extracted frames.
     """
 
+    places: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """Where the clips are, as ``Clips`` takes it: names of folders, suffix of videos, whether clips may be mute."""
+
     def __init__(self, root: str | Path, *, media: Media = "video", fps: float, **common: Any) -> None:
         super().__init__(root, **common)
         if media not in ("video", "extracted") or fps <= 0:
             raise ConfigError(f"data.media={media}, data.fps={fps}: expected video or extracted, more than zero")
-        self.clips = self.footage_of(extracted=media == "extracted", fps=fps)
+        self.clips = Clips(self.root, extracted=media == "extracted", fps=fps, **self.places)
 
-    @abstractmethod
-    def footage_of(self, *, extracted: bool, fps: float) -> Clips:
-        """Where the clips are."""
+    def footage(self, split: str, clips: Iterable[str], take: Moments) -> Footage:
+        """The reader of a split's clips; nothing is kept where training decodes them anew in every epoch."""
+        return Footage(
+            clips,
+            self.clips,
+            take,
+            pixels=build(Pixels, self.inputs, "vision"),
+            logmel=build(LogMel, self.inputs, "audio"),
+            keep=self.keep._replace(mode="none") if take.anew else self.keep,
+            fills=self.fills,
+            name=split,
+        )
 
     def absent(self) -> list[Path]:
         """Annotation files and media folders."""

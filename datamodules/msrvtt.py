@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from datamodules.base import Split
-from datamodules.media.clips import Clips
 from datamodules.video_text import VideoQA, VideoRetrieval, held_out
 from datamodules.video_text_annotations import (
     Captions,
@@ -18,15 +16,15 @@ from datamodules.video_text_annotations import (
 )
 from hmmoe.errors import DataBroken
 
-VIDEOS, FRAMES, SOUNDS = ("videos/all", "videos", "video"), ("frames_fps4", "frames"), ("audio_22050hz", "audio")
+PLACES = {
+    "videos": ("videos/all", "videos", "video"),
+    "frames": ("frames_fps4", "frames"),
+    "sounds": ("audio_22050hz", "audio"),
+    "mute": True,  # some clips have no sound track
+}
 MEDIA = """
 and <root>/videos/video0.mp4 .. video9999.mp4 (or videos/all/); with data.media=extracted <root>/frames_fps4/<id>/*.jpg
 and, where a clip has a sound track, <root>/audio_22050hz/<id>.wav."""
-
-
-def clips(root: Path, *, extracted: bool, fps: float) -> Clips:
-    """MSR-VTT's folders; some clips have no sound track."""
-    return Clips(root, extracted=extracted, fps=fps, videos=VIDEOS, frames=FRAMES, sounds=SOUNDS, mute=True)
 
 
 def clip_name(video: Any) -> str:
@@ -40,21 +38,13 @@ class MSRVTTQA(VideoQA):
     VALOR's layout has no questions to choose the model on: ``held_out`` clips of its training list serve for that.
     """
 
-    splits = (Split("train", "train"), Split("val", "validation"), Split("test", "test"))
     modalities = ("vision", "audio", "text")
+    places, valor_file = PLACES, "txt_mapper_vqa.json"
     layout = f"""
 Expected: <root>/{{train,val,test}}_qa.json; or VALOR's <root>/txt_mapper_vqa.json and
 standardsplit_{{train,test}}_id.json;
 {MEDIA.strip()}
 Get it: questions from github.com/xudejing/video-question-answering; docs/data_video_text.md says where clips are."""
-
-    def valor_file(self) -> Path:
-        """Questions by clip."""
-        return self.root / "txt_mapper_vqa.json"
-
-    def footage_of(self, *, extracted: bool, fps: float) -> Clips:
-        """See ``clips``."""
-        return clips(self.root, extracted=extracted, fps=fps)
 
     def published(self) -> dict[str, int]:
         """Questions; how many VALOR's list trains on is not known here."""
@@ -63,7 +53,8 @@ Get it: questions from github.com/xudejing/video-question-answering; docs/data_v
     def files(self) -> list[Path]:
         """JSON files of the layout."""
         if self.valor:
-            return [self.valor_file(), *(self.root / f"standardsplit_{name}_id.json" for name in ("train", "test"))]
+            names = (self.valor_file, "standardsplit_train_id.json", "standardsplit_test_id.json")
+            return [self.root / name for name in names]
         return [self.root / f"{split.name}_qa.json" for split in self.splits]
 
     def read(self) -> dict[str, list[Question]]:
@@ -89,21 +80,13 @@ class MSRVTTRetrieval(VideoRetrieval):
     as the test has one.
     """
 
-    splits = (Split("train", "train"), Split("val", "validation"), Split("test", "test"))
     modalities = ("vision", "audio", "text")
+    places, valor_file = PLACES, "txt_mapper_1kAsplit_test.json"
     layout = f"""
 Expected: <root>/MSRVTT_JSFUSION_test.csv, and <root>/MSRVTT_data.json or {{train_val,test}}_videodatainfo.json; or
 VALOR's <root>/txt_mapper.json, txt_mapper_1kAsplit_test.json and 1KAsplit_{{train,test}}_id.json;
 {MEDIA.strip()}
 Get it: github.com/ArrowLuo/CLIP4Clip links csv and json; docs/data_video_text.md says where clips are."""
-
-    def valor_file(self) -> Path:
-        """Test sentences by clip."""
-        return self.root / "txt_mapper_1kAsplit_test.json"
-
-    def footage_of(self, *, extracted: bool, fps: float) -> Clips:
-        """See ``clips``."""
-        return clips(self.root, extracted=extracted, fps=fps)
 
     def published(self) -> dict[str, int]:
         """Clips."""
@@ -113,7 +96,7 @@ Get it: github.com/ArrowLuo/CLIP4Clip links csv and json; docs/data_video_text.m
         """JSON and csv files of the layout."""
         if self.valor:
             ids = [self.root / f"1KAsplit_{name}_id.json" for name in ("train", "test")]
-            return [self.root / "txt_mapper.json", self.valor_file(), *ids]
+            return [self.root / "txt_mapper.json", self.root / self.valor_file, *ids]
         parts = [self.root / f"{part}_videodatainfo.json" for part in ("train_val", "test")]
         whole = [self.root / "MSRVTT_data.json"]
         return [

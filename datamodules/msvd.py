@@ -7,8 +7,6 @@ Retrieval divides the clips of ``youtube_mapping.txt`` by number into 1,200 / 10
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.base import Split
-from datamodules.media.clips import Clips
 from datamodules.video_text import VideoQA, VideoRetrieval, held_out
 from datamodules.video_text_annotations import (
     Captions,
@@ -23,18 +21,13 @@ from datamodules.video_text_annotations import (
 )
 from hmmoe.errors import DataBroken
 
-VIDEOS, FRAMES = ("YouTubeClips", "videos", "video"), ("frames_fps4", "frames")
+PLACES = {"videos": ("YouTubeClips", "videos", "video"), "frames": ("frames_fps4", "frames"), "suffix": ".avi"}
 NAMES = ("train", "val", "test")
 LAST = {"train": 1200, "val": 1300, "test": 1970}
 """Number of the last clip of every split of retrieval."""
 MEDIA = """
 and <root>/YouTubeClips/<id>_<start>_<end>.avi; with data.media=extracted <root>/frames_fps4/<clip>/*.jpg. No clip has
 sound."""
-
-
-def clips(root: Path, *, extracted: bool, fps: float) -> Clips:
-    """MSVD's folders."""
-    return Clips(root, extracted=extracted, fps=fps, videos=VIDEOS, frames=FRAMES, suffix=".avi")
 
 
 def valor_lists(root: Path, task: str, held: int) -> dict[str, list[str]]:
@@ -56,21 +49,13 @@ def valor_files(root: Path, task: str) -> list[Path]:
 class MSVDQA(VideoQA):
     """MSVD-QA: 30,933 / 6,415 / 13,157 machine-made questions, answers of one word; arguments as ``VideoQA``."""
 
-    splits = (Split("train", "train"), Split("val", "validation"), Split("test", "test"))
     modalities = ("vision", "text")
+    places, valor_file = PLACES, "txt_mapper_vqa.json"
     layout = f"""
 Expected: <root>/{{train,val,test}}_qa.json and youtube_mapping.txt; or VALOR's <root>/txt_mapper_vqa.json and
 {{train,test}}_id_vqa.json;
 {MEDIA.strip()}
 Get it: questions from github.com/xudejing/video-question-answering; docs/data_video_text.md says where clips are."""
-
-    def valor_file(self) -> Path:
-        """Questions by clip."""
-        return self.root / "txt_mapper_vqa.json"
-
-    def footage_of(self, *, extracted: bool, fps: float) -> Clips:
-        """See ``clips``."""
-        return clips(self.root, extracted=extracted, fps=fps)
 
     def published(self) -> dict[str, int]:
         """Questions; how many VALOR's list trains on is not known here."""
@@ -79,14 +64,14 @@ Get it: questions from github.com/xudejing/video-question-answering; docs/data_v
     def files(self) -> list[Path]:
         """Annotation files of the layout."""
         if self.valor:
-            return [self.valor_file(), *valor_files(self.root, "vqa")]
+            return [self.root / self.valor_file, *valor_files(self.root, "vqa")]
         return [*(self.root / f"{name}_qa.json" for name in NAMES), self.root / "youtube_mapping.txt"]
 
     def read(self) -> dict[str, list[Question]]:
         """Questions by split."""
         if self.valor:
             lists = valor_lists(self.root, "vqa", self.held)
-            return {name: read_question_map(self.valor_file(), lists[name]) for name in NAMES}
+            return {name: read_question_map(self.root / self.valor_file, lists[name]) for name in NAMES}
         names = read_mapping(self.root / "youtube_mapping.txt")
         return {name: read_questions(self.root / f"{name}_qa.json", lambda video: names[video]) for name in NAMES}
 
@@ -94,21 +79,13 @@ Get it: questions from github.com/xudejing/video-question-answering; docs/data_v
 class MSVDRetrieval(VideoRetrieval):
     """1,200 / 100 / 670 clips; every sentence of a test clip is a query; arguments as ``VideoRetrieval``."""
 
-    splits = (Split("train", "train"), Split("val", "validation"), Split("test", "test"))
     modalities = ("vision", "text")
+    places, valor_file = PLACES, "txt_mapper.json"
     layout = f"""
 Expected: <root>/raw-captions.pkl or the authors' csv (video_corpus.csv), and {{train,val,test}}_list.txt or
 youtube_mapping.txt; or VALOR's <root>/txt_mapper.json and {{train,test}}_id_ret_cap.json;
 {MEDIA.strip()}
 Get it: github.com/ArrowLuo/CLIP4Clip links sentences and lists; docs/data_video_text.md says where clips are."""
-
-    def valor_file(self) -> Path:
-        """Sentences by clip."""
-        return self.root / "txt_mapper.json"
-
-    def footage_of(self, *, extracted: bool, fps: float) -> Clips:
-        """See ``clips``."""
-        return clips(self.root, extracted=extracted, fps=fps)
 
     def published(self) -> dict[str, int]:
         """Clips; how many VALOR's list trains on is not known here."""
@@ -117,7 +94,7 @@ Get it: github.com/ArrowLuo/CLIP4Clip links sentences and lists; docs/data_video
     def files(self) -> list[Path]:
         """Annotation files of the layout."""
         if self.valor:
-            return [self.valor_file(), *valor_files(self.root, "ret_cap")]
+            return [self.root / self.valor_file, *valor_files(self.root, "ret_cap")]
         told = _first(self.root, ("raw-captions.pkl", "video_corpus.csv", "MSR Video Description Corpus.csv"))
         lists = [self.root / f"{name}_list.txt" for name in NAMES]
         return [told, *(lists if lists[0].exists() else [self.root / "youtube_mapping.txt"])]

@@ -28,7 +28,7 @@ class Question(NamedTuple):
     """One question: ``kind`` is one of ``KINDS``; ``name`` is its number, with #2 where it stands there again."""
 
     name: str
-    video: str
+    clip: str
     text: str
     kind: str
     answer: str
@@ -66,7 +66,7 @@ def _parse(row: Any, path: Path, place: int) -> Question:
         modality, kind = json.loads(row["type"])
         text = fill(row["question_content"], json.loads(row["templ_values"]))
         question = Question(str(int(row["question_id"])), row["video_id"], text, f"{modality}/{kind}", row["anser"])
-        if question.kind not in KINDS or not question.video or not isinstance(question.answer, str):
+        if question.kind not in KINDS or not question.clip or not isinstance(question.answer, str):
             raise ValueError(f"type {row['type']}, video_id {row['video_id']!r}, anser {row['anser']!r}")
     except (ValueError, KeyError, TypeError, AttributeError) as fault:
         raise DataBroken(

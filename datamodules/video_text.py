@@ -2,22 +2,21 @@
 
 import json
 from abc import abstractmethod
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch.utils.data import default_collate
 
-from datamodules.answers import OUTSIDE, most_frequent
-from datamodules.base import Examples, build
+from datamodules.answers import check_parts, most_frequent
+from datamodules.base import TRAIN_VAL_TEST, Examples
 from datamodules.clip_data import ClipData, Media
+from datamodules.clip_questions import QuestionExamples
 from datamodules.footage import Footage, Take
-from datamodules.media.image import Pixels
-from datamodules.media.logmel import LogMel
 from datamodules.media.text import Text
+from datamodules.priors import Priors
 from datamodules.sampling import Draw
 from datamodules.sentences import Sentences
 from datamodules.video_text_annotations import FORMS, Captions, Question
@@ -50,6 +49,10 @@ class VideoText(ClipData):
         cache: as for every dataset; training with jitter or area decodes every time.
     """
 
+    splits = TRAIN_VAL_TEST
+    valor_file: ClassVar[str]
+    """Name of a file that only VALOR's layout has."""
+
     def __init__(
         self,
         root: str | Path,
@@ -77,12 +80,8 @@ class VideoText(ClipData):
             take.check()
         if "audio" in self.inputs and slices < 1:
             raise ConfigError(f"data.slices={slices}: the backbone listens, so expected 1 or more")
-        self.valor = release == "valor" or (release == "auto" and self.valor_file().exists())
+        self.valor = release == "valor" or (release == "auto" and (self.root / self.valor_file).exists())
         self.held = held_out
-
-    @abstractmethod
-    def valor_file(self) -> Path:
-        """A file that only VALOR's layout has."""
 
     @abstractmethod
     def files(self) -> list[Path]:
@@ -96,49 +95,9 @@ class VideoText(ClipData):
         """Every file may say something about every split."""
         return [path for path in self.files() if path.is_file()]
 
-    def footage(self, split: str, clips: Sequence[str]) -> Footage:
-        """The readers of one split."""
-        take = self.training if split in self._names("train") else self.testing
-        return Footage(
-            clips,
-            self.clips,
-            take,
-            pixels=build(Pixels, self.inputs, "vision"),
-            logmel=build(LogMel, self.inputs, "audio"),
-            keep=self.keep._replace(mode="none") if take.anew else self.keep,
-            fills=self.fills,
-            name=split,
-        )
-
-
-class QuestionExamples(Examples):
-    """Questions of one split with their clip.
-
-    Args:
-        questions: of the split.
-        labels: index of every listed answer.
-        footage: the clips.
-        text: tokenizer, None leaves the words out.
-    """
-
-    def __init__(
-        self, questions: Sequence[Question], labels: Mapping[str, int], footage: Footage, text: Text | None
-    ) -> None:
-        self.questions, self.labels, self.footage, self.media = questions, labels, footage, footage.cache
-        self.sentences = Sentences(text, (question.text for question in questions))
-
-    def __len__(self) -> int:
-        return len(self.questions)
-
-    def rows(self) -> list[tuple[str, str]]:
-        """Id and answer."""
-        return [(question.name, question.answer) for question in self.questions]
-
-    def sample(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
-        """id, kind, label (-1 outside the list), vision, audio, keep, text."""
-        question = self.questions[index]
-        sample = {"id": question.name, "kind": question.kind, "label": self.labels.get(question.answer, OUTSIDE)}
-        return sample | self.sentences.get(question.text) | self.footage.get(question.clip, rng)
+    def take(self, split: str) -> Take:
+        """What is taken of the clips of a split."""
+        return self.training if split in self._names("train") else self.testing
 
 
 class VideoQA(VideoText):
@@ -155,9 +114,7 @@ class VideoQA(VideoText):
         self, root: str | Path, *, answers: int, parts: Mapping[str, Sequence[str]] | None = None, **common: Any
     ) -> None:
         super().__init__(root, **common)
-        self.parts = {name: tuple(kinds) for name, kinds in (parts or {}).items()}
-        if strangers := sorted({kind for kinds in self.parts.values() for kind in kinds} - set(KINDS)):
-            raise ConfigError(f"data.parts names {', '.join(strangers)}; the kinds are {', '.join(KINDS)}")
+        self.parts = check_parts(parts, KINDS)
         self.size = answers
         self._labels: dict[str, int] | None = None
         self._asked: dict[str, list[Question]] = {}
@@ -188,7 +145,8 @@ class VideoQA(VideoText):
         if split in self._names("train"):
             questions = [question for question in questions if question.answer in labels]
         kept = self.accept(split, questions, lambda question: self.lacking(question.clip))
-        return QuestionExamples(kept, labels, self.footage(split, [q.clip for q in kept]), self.text())
+        footage = self.footage(split, (question.clip for question in kept), self.take(split))
+        return QuestionExamples(kept, labels, footage, self.text())
 
     def annotated(self, split: str) -> int:
         """Questions, those of train included whose answer is not listed."""
@@ -214,27 +172,12 @@ class VideoQA(VideoText):
 
     def references(self) -> dict[str, dict[str, float]]:
         """Train's most frequent answer: of all, of the question word, of the very words; what the list can answer."""
-        tables: list[tuple[str, Callable[[Question], str], defaultdict[str, Counter[str]]]] = [
-            ("majority", lambda q: "", defaultdict(Counter)),
-            ("question_word", lambda q: q.kind, defaultdict(Counter)),
-            ("question", lambda q: q.text, defaultdict(Counter)),
-        ]
-        for question in self.asked("train"):
-            for _, cue, table in tables:
-                table[cue(question)][question.answer] += 1
-        most = tables[0][2][""].most_common(1)[0][0]
-        lines = {}
+        cues = {"question_word": lambda question: question.kind, "question": lambda question: question.text}
+        priors, lines = Priors(self.asked("train"), cues), {}
         for split in dict.fromkeys(self.val_splits + self.test_splits):
             asked = self.examples(split).questions
-            lines[split] = {}
-            guesses = [most] * len(asked)
-            for name, cue, table in tables:
-                best = {value: counts.most_common(1)[0][0] for value, counts in table.items()}
-                guesses = [best.get(cue(q), guess) for q, guess in zip(asked, guesses, strict=True)]
-                right = [guess == q.answer for q, guess in zip(asked, guesses, strict=True)]
-                lines[split][name] = float(np.mean(right))
-            lines[split]["answer_list"] = float(np.mean([q.answer in self.labels() for q in asked]))
-            lines[split] |= self.ceilings(split)
+            listed = float(np.mean([question.answer in self.labels() for question in asked]))
+            lines[split] = priors.lines(asked) | {"answer_list": listed} | self.ceilings(split)
         return lines
 
 
@@ -306,7 +249,7 @@ class VideoRetrieval(VideoText):
         captions = self._told[split]
         kept = self.accept(split, list(captions), self.lacking)
         told = Captions((clip, captions[clip]) for clip in kept)
-        return CaptionExamples(told, self.footage(split, kept), self.text())
+        return CaptionExamples(told, self.footage(split, kept, self.take(split)), self.text())
 
     def references(self) -> dict[str, dict[str, float]]:
         """How many clips and sentences there are, and what chance gives."""

@@ -1,7 +1,6 @@
 """VQA v2: a question about a COCO picture, answered from the 3,129 usual answers; official layout and score."""
 
 import json
-from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.answers import check_size
+from datamodules.answers import check_parts, check_size
 from datamodules.base import DataModule, Examples, Split, build
 from datamodules.media.cache import Cache, Keep
 from datamodules.media.image import Pixels, crop, read_rgb
 from datamodules.media.pictures import Pictures
 from datamodules.media.text import Text
+from datamodules.priors import Priors
 from datamodules.sentences import Sentences
 from datamodules.vqav2_annotations import (
     ANSWER_TYPES,
@@ -163,9 +163,7 @@ Get it: visualqa.org/download.html (questions and annotations, CC BY 4.0; balanc
         self.protocol, self.held_out, self.server = protocol, held_out, server
         self.size, self.occurrences = answers, occurrences
         self.vocabulary = None if vocabulary is None else Path(vocabulary)
-        self.parts = {name: tuple(kinds) for name, kinds in (parts or {}).items()}
-        if strangers := sorted({kind for kinds in self.parts.values() for kind in kinds} - set(ANSWER_TYPES)):
-            raise ConfigError(f"data.parts names {', '.join(strangers)}; the kinds are {', '.join(ANSWER_TYPES)}")
+        self.parts = check_parts(parts, ANSWER_TYPES)
         self.area, self.flip = None if area is None else (area[0], area[1]), flip
         self._files: dict[str, list[Question]] = {}
         self._answers: AnswerList | None = None
@@ -227,20 +225,20 @@ Get it: visualqa.org/download.html (questions and annotations, CC BY 4.0; balanc
 
     def references(self) -> dict[str, dict[str, float]]:
         """Train's most frequent answer; that of each question type; the best that the list allows."""
-        by_form: defaultdict[str, Counter[str]] = defaultdict(Counter)
         (name,) = self._names("train")
-        for question, _ in self.examples(name).questions:
-            by_form[question.form][question.answer] += 1
-        most = sum(by_form.values(), Counter()).most_common(1)[0][0]
-        prior = {form: answers.most_common(1)[0][0] for form, answers in by_form.items()}
+        train = [question for question, _ in self.examples(name).questions]
+        priors = Priors(train, {"question_type": lambda question: question.form})
         lines = {}
         for split in dict.fromkeys(self.val_splits + self.test_splits):
             asked = [question for question, _ in self.examples(split).questions if question.references]
             if asked:
                 best = [max(self.answers().scores(q.references).values(), default=0.0) for q in asked]
+                scores = {
+                    cue: [score(guess, q.references) for guess, q in zip(guesses, asked, strict=True)]
+                    for cue, guesses in priors.guesses(asked).items()
+                }
                 lines[split] = {
-                    "majority": float(np.mean([score(most, q.references) for q in asked])),
-                    "question_type": float(np.mean([score(prior.get(q.form, most), q.references) for q in asked])),
+                    **{cue: float(np.mean(own)) for cue, own in scores.items()},
                     "answer_list": float(np.mean(best)),
                     **self.ceilings(split),
                 }

@@ -20,6 +20,8 @@ Batch = dict[str, Any]
     keep    optional {modality: (B, T) bool}; False where a modality is missing (its tensor is zero there)
     and the targets that the task reads, such as ``label``
 """
+OUTSIDE = -1
+"""Label of an answer that is not in the list: never right, and nothing to learn from."""
 
 
 class Site(NamedTuple):

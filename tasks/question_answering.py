@@ -10,11 +10,8 @@ from torchmetrics import Metric
 
 from hmmoe.errors import ConfigError
 from hmmoe.metrics.grouped import GroupMean
-from hmmoe.types import Batch, ModelOutput
+from hmmoe.types import OUTSIDE, Batch, ModelOutput
 from tasks.base import Task
-
-OUTSIDE = -1
-"""Label of an answer that is not in the list: never right, and nothing to learn from."""
 
 
 class QuestionAnswering(Task):

@@ -6,15 +6,14 @@ sequence of sounds) comes once with the event in its first part and once, with e
 or hears only can do no better than 0.5 on any split, however much of the clip is taken in. Both together reach 1.
 """
 
-import json
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from datamodules.mini.base import MiniatureWriter
+from datamodules.mini.base import InBlocks
 from datamodules.mini.clip import write_clip
 from datamodules.mini.scenes import object_image
 from datamodules.mini.sounds import synthesize
@@ -73,18 +72,17 @@ def ceiling(cues: Iterable[Hashable], labels: Iterable[Hashable]) -> float:
     return best / sum(counter.total() for counter in counts.values())
 
 
-class MiniAVE(MiniatureWriter):
-    """AVE's layout: ``AVE/<id>.mp4``, Annotations.txt, split files; and ``reference.json`` with the ceilings.
+class MiniAVE(InBlocks):
+    """AVE's layout: ``AVE/<id>.mp4``, Annotations.txt, split files.
 
     Args:
         root: folder to write.
         categories: official names that stand for the generated objects and sounds.
-        blocks: by split, how many blocks of 2 * categories^2 videos.
-        seed: of all content.
         size: side of the square pictures, even.
         fps: frames per second.
         sample_rate: of the sound.
         header: write the header line into Annotations.txt and the split files.
+        common: see ``InBlocks``; a block is 2 * categories^2 videos.
     """
 
     def __init__(
@@ -92,17 +90,16 @@ class MiniAVE(MiniatureWriter):
         root: str | Path,
         *,
         categories: Sequence[str] = ("Church bell", "Male speech, man speaking", "Bark", "Violin, fiddle"),
-        blocks: Mapping[str, int] | None = None,
-        seed: int = 0,
         size: int = 96,
         fps: int = 8,
         sample_rate: int = 16000,
         header: bool = True,
+        **common: Any,
     ) -> None:
-        self.categories, self.blocks = tuple(categories), dict(blocks or {"train": 3, "val": 1, "test": 1})
-        self.seed, self.size, self.fps, self.sample_rate, self.header = seed, size, fps, sample_rate, header
+        self.categories, self.header = tuple(categories), header
+        self.size, self.fps, self.sample_rate = size, fps, sample_rate
         media = {"size": size, "fps": fps, "sample_rate": sample_rate, "header": header}
-        super().__init__(root, categories=self.categories, blocks=self.blocks, seed=seed, **media)
+        super().__init__(root, media={"categories": self.categories} | media, **common)
 
     def plans(self) -> dict[str, list[Plan]]:
         """The videos of every split; blocks go through the shifts in turn."""
@@ -115,7 +112,7 @@ class MiniAVE(MiniatureWriter):
                 shift += 1
         return splits
 
-    def fill(self, folder: Path) -> None:
+    def fill(self, folder: Path) -> dict[str, dict[str, float]]:
         """Render, encode, annotate."""
         (folder / "AVE").mkdir()
         every: list[str] = []
@@ -127,7 +124,7 @@ class MiniAVE(MiniatureWriter):
             every += rows
             ceilings[split] = single_modality(plans)
         self._list(folder / "Annotations.txt", sorted(every, key=lambda row: self.categories.index(row.split("&")[0])))
-        (folder / "reference.json").write_text(json.dumps(ceilings, indent=1) + "\n")
+        return ceilings
 
     def _write(self, folder: Path, plan: Plan, rng: np.random.Generator) -> str:
         identifier = "".join(rng.choice(list(LETTERS), size=11))

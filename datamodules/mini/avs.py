@@ -14,7 +14,6 @@ come in blocks that share their pictures and their sounds:
 """
 
 import csv
-import json
 import wave
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -98,7 +97,7 @@ def _iou(guess: Bool[np.ndarray, "S S"], truth: Bool[np.ndarray, "S S"]) -> floa
 
 
 class MiniAVS(MiniatureWriter):
-    """AVSBench's layout for one subset, and ``reference.json`` with what one modality can reach there.
+    """AVSBench's layout for one subset.
 
     Args:
         root: folder to write.
@@ -135,7 +134,7 @@ class MiniAVS(MiniatureWriter):
         settings = {"subset": subset, "release": release, "categories": self.categories, "blocks": self.blocks}
         super().__init__(root, **settings, seed=seed, size=size, sample_rate=sample_rate)
 
-    def fill(self, folder: Path) -> None:
+    def fill(self, folder: Path) -> dict[str, dict[str, float]]:
         """Draw, sound, write; then the sheet and the ceilings."""
         form = SUBSETS[self.subset]
         files = Files(folder, form.new if self.release == "new" else form.old)
@@ -152,7 +151,7 @@ class MiniAVS(MiniatureWriter):
             ceilings[split] = {"vision_alone_J": vision, "audio_alone_J": audio}
         order = np.random.default_rng((self.seed, len(self.blocks))).permutation(len(clips))
         self._sheet(folder / files.release.sheet, [clips[index] for index in order])
-        (folder / "reference.json").write_text(json.dumps(ceilings, indent=1) + "\n")
+        return ceilings
 
     def _block(
         self, files: Files, rng: np.random.Generator, pair: tuple[int, int], split: str

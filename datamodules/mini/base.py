@@ -5,9 +5,12 @@ import json
 import os
 import shutil
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
+from datamodules.base import REFERENCE_FILE
 from hmmoe.errors import DataBroken
 
 STAMP = "miniature.json"
@@ -26,8 +29,12 @@ class MiniatureWriter(ABC):
         self._stamp = json.loads(json.dumps({"writer": type(self).__name__, "code": _code(), **settings}))
 
     @abstractmethod
-    def fill(self, folder: Path) -> None:
-        """Write everything into an empty folder; the same files for the same settings."""
+    def fill(self, folder: Path) -> dict[str, dict[str, float]]:
+        """Write everything into an empty folder; the same files for the same settings.
+
+        Returns:
+            By split and name what a single modality can reach there, for ``REFERENCE_FILE``.
+        """
 
     def write(self) -> None:
         """Make ``root`` what the settings and this code say; does nothing where it is so already.
@@ -48,7 +55,8 @@ class MiniatureWriter(ABC):
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
         try:
-            self.fill(fresh)
+            alone = self.fill(fresh)
+            (fresh / REFERENCE_FILE).write_text(json.dumps(alone, indent=1) + "\n")
             (fresh / STAMP).write_text(json.dumps(self._stamp, indent=1) + "\n")
             if self.root.exists() and not self._is_current():
                 self.root.rename(old)
@@ -63,6 +71,31 @@ class MiniatureWriter(ABC):
             return json.loads((self.root / STAMP).read_text()) == self._stamp
         except (FileNotFoundError, NotADirectoryError, ValueError):
             return False
+
+
+class InBlocks(MiniatureWriter):
+    """A miniature made of blocks that are balanced in themselves.
+
+    Args:
+        root: folder to write.
+        blocks: by split, how many.
+        seed: of all content.
+        media: everything else that decides the content.
+    """
+
+    usual: ClassVar[Mapping[str, int]] = MappingProxyType({"train": 3, "val": 1, "test": 1})
+    """Blocks where none are named."""
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        blocks: Mapping[str, int] | None = None,
+        seed: int = 0,
+        media: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        self.blocks, self.seed = dict(blocks or self.usual), seed
+        super().__init__(root, blocks=self.blocks, seed=seed, **media)
 
 
 def _code() -> str:

@@ -11,15 +11,15 @@ sounds only in 1/9.
 import csv
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from datamodules.mini.ave import ceiling
-from datamodules.mini.base import MiniatureWriter
+from datamodules.mini.base import InBlocks, MiniatureWriter
 from datamodules.mini.clip import write_clip
 from datamodules.mini.scenes import render_box
 from datamodules.mini.sentences import COLORS, DIGITS
@@ -75,31 +75,21 @@ def single_modality(plans: Sequence[Asked]) -> dict[str, float]:
     }
 
 
-class MiniMSRVTTQA(MiniatureWriter):
+class MiniMSRVTTQA(InBlocks):
     """MSRVTT-QA's layout: ``<split>_qa.json`` and ``videos/video<n>.mp4``.
 
     Args:
         root: folder to write.
-        blocks: by split, how many blocks of 72 clips with 4 questions.
-        seed: of all content.
         fps: frames per second.
         sample_rate: of the sound.
+        common: see ``InBlocks``; a block is 72 clips with 4 questions.
     """
 
-    def __init__(
-        self,
-        root: str | Path,
-        *,
-        blocks: Mapping[str, int] | None = None,
-        seed: int = 0,
-        fps: int = 4,
-        sample_rate: int = 16000,
-    ) -> None:
-        self.blocks = dict(blocks or {"train": 3, "val": 1, "test": 1})
-        self.seed, self.fps, self.sample_rate = seed, fps, sample_rate
-        super().__init__(root, blocks=self.blocks, seed=seed, fps=fps, sample_rate=sample_rate)
+    def __init__(self, root: str | Path, *, fps: int = 4, sample_rate: int = 16000, **common: Any) -> None:
+        self.fps, self.sample_rate = fps, sample_rate
+        super().__init__(root, media={"fps": fps, "sample_rate": sample_rate}, **common)
 
-    def fill(self, folder: Path) -> None:
+    def fill(self, folder: Path) -> dict[str, dict[str, float]]:
         """Render, encode, ask."""
         (folder / "videos").mkdir()
         ceilings, clip, number = {}, 0, 0
@@ -119,7 +109,7 @@ class MiniMSRVTTQA(MiniatureWriter):
                 clip += 1
             (folder / f"{split}_qa.json").write_text(json.dumps(rows))
             ceilings[split] = single_modality(plans)
-        (folder / "reference.json").write_text(json.dumps(ceilings, indent=1) + "\n")
+        return ceilings
 
 
 def render(path: Path, tower: Tower, sound: str, rng: np.random.Generator, *, fps: int, sample_rate: int) -> None:
@@ -170,7 +160,7 @@ class MiniMSRVTT(MiniatureWriter):
         self.blocks, self.seed, self.fps, self.sample_rate = blocks, seed, fps, sample_rate
         super().__init__(root, blocks=blocks, seed=seed, fps=fps, sample_rate=sample_rate)
 
-    def fill(self, folder: Path) -> None:
+    def fill(self, folder: Path) -> dict[str, dict[str, float]]:
         """Render, encode, tell."""
         (folder / "videos").mkdir()
         rng, whole = np.random.default_rng(self.seed), scenes()
@@ -194,7 +184,7 @@ class MiniMSRVTT(MiniatureWriter):
             "vision_alone_t2v_R1": found_alone([scene[:2] for scene in tested]),
             "audio_alone_t2v_R1": found_alone([scene.sound for scene in tested]),
         }
-        (folder / "reference.json").write_text(json.dumps({"test": alone}, indent=1) + "\n")
+        return {"test": alone}
 
     def _list(self, path: Path, tested: Sequence[Scene], first: int) -> None:
         with path.open("w", newline="") as file:

@@ -9,16 +9,15 @@ Retrieval: every sentence tells the colours of the lowest and of the highest blo
 
 import json
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar
 
 import numpy as np
 
 from datamodules.mini.ave import LETTERS, ceiling
-from datamodules.mini.base import MiniatureWriter
+from datamodules.mini.base import InBlocks
 from datamodules.mini.clip import write_clip
 from datamodules.mini.scenes import render_box
 from datamodules.mini.sentences import COLORS, DIGITS
@@ -33,21 +32,8 @@ TEMPLATES = (
 )
 
 
-class MiniMSVDBase(MiniatureWriter):
-    """Clips with names as MSVD's.
-
-    Args:
-        root: folder to write.
-        blocks: by split, how many blocks of towers.
-        seed: of all content.
-    """
-
-    usual: ClassVar[Mapping[str, int]]
-    """Blocks where none are named."""
-
-    def __init__(self, root: str | Path, *, blocks: Mapping[str, int] | None = None, seed: int = 0) -> None:
-        self.blocks, self.seed = dict(blocks or self.usual), seed
-        super().__init__(root, blocks=self.blocks, seed=seed)
+class MiniMSVDBase(InBlocks):
+    """Clips with names as MSVD's; a block is every tower once."""
 
     def clips(self, folder: Path, towers: list[Tower]) -> Iterator[tuple[str, str, Tower, np.random.Generator]]:
         """Split, name, tower and the split's random numbers of every clip, written."""
@@ -68,7 +54,7 @@ class MiniMSVDQA(MiniMSVDBase):
 
     usual = MappingProxyType({"train": 8, "val": 1, "test": 1})
 
-    def fill(self, folder: Path) -> None:
+    def fill(self, folder: Path) -> dict[str, dict[str, float]]:
         """Draw, ask, write."""
         rows: dict[str, list[dict]] = {split: [] for split in self.blocks}
         lines: list[str] = []
@@ -88,7 +74,7 @@ class MiniMSVDQA(MiniMSVDBase):
                 "vision_alone": ceiling([row["video_id"] for row in own], answers),
                 "text_alone": ceiling([row["question"] for row in own], answers),
             }
-        (folder / "reference.json").write_text(json.dumps(ceilings, indent=1) + "\n")
+        return ceilings
 
 
 class MiniMSVD(MiniMSVDBase):
@@ -96,7 +82,7 @@ class MiniMSVD(MiniMSVDBase):
 
     usual = MappingProxyType({"train": 10, "val": 1, "test": 1})
 
-    def fill(self, folder: Path) -> None:
+    def fill(self, folder: Path) -> dict[str, dict[str, float]]:
         """Draw, tell, write."""
         towers = [Tower(base, top, height, base) for base, top, height in product(COLORS, COLORS, HEIGHTS)]
         lists: dict[str, list[str]] = {split: [] for split in self.blocks}
@@ -106,10 +92,9 @@ class MiniMSVD(MiniMSVDBase):
             told = {"base": tower.base, "top": tower.top, "count": DIGITS[tower.height]}
             captions[name] = [template.format(**told).split() for template in TEMPLATES]
         (folder / "raw-captions.pkl").write_bytes(pickle.dumps(captions, protocol=2))
-        by_chance = {
+        for split, names in lists.items():
+            (folder / f"{split}_list.txt").write_text("\n".join(names) + "\n")
+        return {
             split: dict.fromkeys(("vision_alone_t2v_R1", "text_alone_t2v_R1"), 1 / len(names))
             for split, names in lists.items()
         }
-        (folder / "reference.json").write_text(json.dumps(by_chance, indent=1) + "\n")
-        for split, names in lists.items():
-            (folder / f"{split}_list.txt").write_text("\n".join(names) + "\n")

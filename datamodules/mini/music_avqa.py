@@ -8,14 +8,14 @@ sound or of the picture, one of the sound and one of both: sight, sound and word
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from datamodules.mini.ave import ceiling
-from datamodules.mini.base import MiniatureWriter
+from datamodules.mini.base import InBlocks
 from datamodules.mini.clip import write_clip
 from datamodules.mini.scenes import object_image
 from datamodules.mini.sounds import synthesize
@@ -102,33 +102,24 @@ def cues(plans: Sequence[Plan]) -> tuple[list[tuple], list[str]]:
     return seen, [row["anser"] for _, row in rows]
 
 
-class MiniMusicAVQA(MiniatureWriter):
+class MiniMusicAVQA(InBlocks):
     """MUSIC-AVQA's layout: ``json/avqa-<split>.json`` with its odd keys and ``video/<8 digits>.mp4``.
 
     Args:
         root: folder to write.
-        blocks: by split, how many blocks of 48 clips with 4 questions.
-        seed: of all content.
         size: side of the square pictures, even.
         fps: frames per second.
         sample_rate: of the sound.
+        common: see ``InBlocks``; a block is 48 clips with 4 questions.
     """
 
     def __init__(
-        self,
-        root: str | Path,
-        *,
-        blocks: Mapping[str, int] | None = None,
-        seed: int = 0,
-        size: int = 96,
-        fps: int = 4,
-        sample_rate: int = 16000,
+        self, root: str | Path, *, size: int = 96, fps: int = 4, sample_rate: int = 16000, **common: Any
     ) -> None:
-        self.blocks, self.seed = dict(blocks or {"train": 3, "val": 1, "test": 1}), seed
         self.size, self.fps, self.sample_rate = size, fps, sample_rate
-        super().__init__(root, blocks=self.blocks, seed=seed, size=size, fps=fps, sample_rate=sample_rate)
+        super().__init__(root, media={"size": size, "fps": fps, "sample_rate": sample_rate}, **common)
 
-    def fill(self, folder: Path) -> None:
+    def fill(self, folder: Path) -> dict[str, dict[str, float]]:
         """Render, encode, ask."""
         (folder / "json").mkdir()
         (folder / "video").mkdir()
@@ -144,7 +135,7 @@ class MiniMusicAVQA(MiniatureWriter):
                     rows.append({"video_id": f"{clip:08d}", "question_id": len(rows) + 1, **row, "question_deleted": 0})
             (folder / "json" / f"avqa-{split}.json").write_text(json.dumps(rows))
             ceilings[split] = single_modality(plans)
-        (folder / "reference.json").write_text(json.dumps(ceilings, indent=1) + "\n")
+        return ceilings
 
     def _render(self, path: Path, plan: Plan, rng: np.random.Generator) -> None:
         pictures = np.stack([object_image(rng, plan.seen, self.size) for _ in range(SECONDS)])

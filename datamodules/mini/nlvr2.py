@@ -52,7 +52,7 @@ class MiniNLVR2(MiniatureWriter):
         self.sets, self.seed = dict(sets or {"train": 84, "dev": 24, "test1": 24}), seed
         super().__init__(root, sets=self.sets, seed=seed)
 
-    def fill(self, folder: Path) -> None:
+    def fill(self, folder: Path) -> dict[str, dict[str, float]]:
         """Draw, write; and the ceilings."""
         (folder / "data").mkdir()
         choices = topics()
@@ -78,4 +78,4 @@ class MiniNLVR2(MiniatureWriter):
             (folder / "data" / f"{split}.json").write_text("\n".join(lines) + "\n")
         alone = {"vision_alone": 0.5, "text_alone": 0.5}
         ceilings = {split: alone for split in ("val", *self.sets)}
-        (folder / "reference.json").write_text(json.dumps(ceilings, indent=1) + "\n")
+        return ceilings

@@ -8,15 +8,16 @@ others two of them err and one writes the answer in another form, which the offi
 
 import json
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from datamodules.mini.base import MiniatureWriter
+from datamodules.mini.base import InBlocks
 from datamodules.mini.scenes import Box, Item, render_box
 from datamodules.mini.sentences import COLORS, DIGITS
 from hmmoe.metrics.vqa import normalise, score
@@ -93,20 +94,15 @@ def best_score(cues: Sequence[Hashable], references: Sequence[Sequence[str]]) ->
     return sum(max(answers.values()) for answers in gained.values()) / len(references)
 
 
-class MiniVQAv2(MiniatureWriter):
+class MiniVQAv2(InBlocks):
     """VQA v2's layout: COCO's picture names, official JSON for train2014, val2014 and (unanswered) test2015.
 
-    Args:
-        root: folder to write.
-        blocks: by folder, how many blocks of 36 pictures with 4 questions.
-        seed: of all content.
+    Blocks by folder, each of 36 pictures with 4 questions.
     """
 
-    def __init__(self, root: str | Path, *, blocks: Mapping[str, int] | None = None, seed: int = 0) -> None:
-        self.blocks, self.seed = dict(blocks or {"train2014": 9, "val2014": 3, "test2015": 1}), seed
-        super().__init__(root, blocks=self.blocks, seed=seed)
+    usual = MappingProxyType({"train2014": 9, "val2014": 3, "test2015": 1})
 
-    def fill(self, folder: Path) -> None:
+    def fill(self, folder: Path) -> dict[str, dict[str, float]]:
         """Draw, ask, answer, write."""
         ceilings = {}
         for number, (name, blocks) in enumerate(self.blocks.items()):
@@ -126,7 +122,7 @@ class MiniVQAv2(MiniatureWriter):
                 "vision_alone": best_score([image for image, _ in asked], references),
                 "text_alone": best_score([question.text for _, question in asked], references),
             }
-        (folder / "reference.json").write_text(json.dumps(ceilings, indent=1) + "\n")
+        return ceilings
 
     def _write(self, folder: Path, name: str, asked: Sequence[tuple[int, Asked]]) -> None:
         numbers = [image * 1000 + place % 4 for place, (image, _) in enumerate(asked)]

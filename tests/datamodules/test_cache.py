@@ -15,6 +15,8 @@ from datamodules.avs import AVSBench
 from datamodules.base import DataModule
 from datamodules.media.cache import Cache, Field, Keep
 from datamodules.media.disk import MANIFEST, Shelf
+from datamodules.msrvtt import MSRVTTQA, MSRVTTRetrieval
+from datamodules.msvd import MSVDQA, MSVDRetrieval
 from datamodules.music_avqa import MusicAVQA
 from datamodules.nlvr import NLVR
 from datamodules.nlvr2 import NLVR2
@@ -22,7 +24,7 @@ from datamodules.prepare import make
 from datamodules.sampling import Draw
 from datamodules.vqav2 import VQAv2
 from hmmoe.errors import ConfigError, DataBroken, DataMissing
-from tests.datamodules import test_avs, test_nlvr2, test_vqav2
+from tests.datamodules import test_avs, test_nlvr2, test_video_text, test_vqav2
 from tests.datamodules.conftest import AUDIO, VISION, clip, write_nlvr
 from tests.datamodules.test_music_avqa import ROWS
 
@@ -178,8 +180,14 @@ def music_root(root: Path) -> Path:
     return root
 
 
+CLIPS = {"frames": 2, "test_frames": 4, "flip": True}
+SILENT = CLIPS | {"inputs": {"vision": VISION}}
 DATASETS: dict[str, tuple[Callable[[Path], Path], Callable[..., DataModule], dict[str, Any]]] = {
     "avs_s4": (lambda root: test_avs.write(root, "s4", "old"), AVSBench, {"subset": "s4", "mask_size": 8}),
+    "msrvtt_qa": (test_video_text.write_msrvtt, MSRVTTQA, CLIPS | {"answers": 2}),
+    "msrvtt_retrieval": (test_video_text.write_msrvtt, MSRVTTRetrieval, CLIPS | {"held_out": 1}),
+    "msvd_qa": (test_video_text.write_msvd, MSVDQA, SILENT | {"answers": 1}),
+    "msvd_retrieval": (test_video_text.write_msvd, MSVDRetrieval, SILENT),
     "music_avqa": (music_root, MusicAVQA, {"segments": 2, "every": 2.0, "answers": 3}),
     "nlvr": (write_nlvr, NLVR, {"val_directories": 2, "inputs": {"vision": VISION}}),
     "nlvr2": (test_nlvr2.write_nlvr2, NLVR2, {"val_directories": 1, "inputs": {"vision": VISION}}),

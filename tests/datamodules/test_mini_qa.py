@@ -133,7 +133,7 @@ def test_mini_music_is_read_by_the_real_datamodule(root: Path):
     assert lines["question"] <= lines["text_alone"] + 1e-9
     labels = [question.answer for question in data.examples("test").questions]
     assert ceiling([question.text for question in data.examples("test").questions], labels) == lines["text_alone"]
-    assert ceiling([question.video for question in data.examples("test").questions], labels) == 0.25
+    assert ceiling([question.clip for question in data.examples("test").questions], labels) == 0.25
 
 
 @pytest.mark.parametrize("writer", [MiniVQAv2, MiniNLVR2])

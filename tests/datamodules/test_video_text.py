@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.answers import OUTSIDE, most_frequent
+from datamodules.answers import most_frequent
 from datamodules.footage import slice_starts, spread
 from datamodules.mini.clip import write_clip
 from datamodules.msrvtt import MSRVTTQA, MSRVTTRetrieval
@@ -18,6 +18,7 @@ from datamodules.msvd import MSVDQA, MSVDRetrieval
 from datamodules.sampling import Draw
 from datamodules.video_text_annotations import read_corpus, read_raw_captions
 from hmmoe.errors import ConfigError, DataBroken, DataMissing
+from hmmoe.types import OUTSIDE
 from tests.datamodules.conftest import AUDIO, VISION, brightness, clip
 
 ANSWERS = {"train": ["couch", "man", "man", "dres"], "val": ["man", "sofa"], "test": ["couch", "man"]}
@@ -34,11 +35,9 @@ def sentences(name: str) -> list[str]:
     return [f"there is a box number {name[-1]}", f"a box {name[-1]}"]
 
 
-@pytest.fixture(scope="module")
-def msrvtt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_msrvtt(root: Path) -> Path:
     """Six clips of ten seconds, the second without sound; questions, sentences and 1k-A's list of two test clips."""
-    root = tmp_path_factory.mktemp("MSRVTT")
-    (root / "videos").mkdir()
+    (root / "videos").mkdir(parents=True)
     clip(root / "videos" / "video0.mp4")
     clip(root / "videos" / "video1.mp4", sound=False)
     for number in range(2, 6):
@@ -56,6 +55,11 @@ def msrvtt(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
         csv.writer(file).writerows(rows)
     return root
+
+
+@pytest.fixture(scope="module")
+def msrvtt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_msrvtt(tmp_path_factory.mktemp("original") / "MSRVTT")
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +83,9 @@ def valor(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def msvd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_msvd(root: Path) -> Path:
     """Six silent avi clips; numbers of three splits; the same sentences as pickle and as csv."""
-    root = tmp_path_factory.mktemp("MSVD")
-    (root / "YouTubeClips").mkdir()
+    (root / "YouTubeClips").mkdir(parents=True)
     names = [f"-wsuPCjDB{number}_5_15" for number in range(6)]
     pictures = np.stack([np.full((32, 48, 3), brightness(second), np.uint8) for second in range(4)])
     for name in names:
@@ -97,6 +99,11 @@ def msvd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     told = {name: [sentence.split() for sentence in sentences(name)] for name in names}
     (root / "raw-captions.pkl").write_bytes(pickle.dumps(told, protocol=2))
     return root
+
+
+@pytest.fixture(scope="module")
+def msvd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_msvd(tmp_path_factory.mktemp("original") / "MSVD")
 
 
 def qa(root: Path, **settings) -> MSRVTTQA:

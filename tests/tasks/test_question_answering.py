@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader
 from hmmoe.errors import ConfigError
 from hmmoe.model import AdaptedModel
 from hmmoe.optim import Recipe
-from tasks.question_answering import OUTSIDE, QuestionAnswering
+from hmmoe.types import OUTSIDE
+from tasks.question_answering import QuestionAnswering
 from tests import small
 
 RATES = {"adapters": 1e-2, "router": 2e-3, "head": 1e-2, "backbone": 1e-4}
