@@ -1,6 +1,8 @@
 """Whole runs inside the test process: real parts with tiny numbers, written to a temporary folder."""
 
-from collections.abc import Iterator
+import csv
+import json
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+import train as training
 from hmmoe.runtime import schema
 from hmmoe.runtime.command import run_stamp
 
@@ -71,6 +74,28 @@ def composed(*overrides: str, config: str = "train") -> Iterator[DictConfig]:
             yield cfg
         finally:
             HydraConfig.instance().cfg = None
+
+
+def run(folder: Path, *overrides: str, config: str = "train", job: Callable[[DictConfig], Any] = training.train) -> Any:
+    """What ``job`` returns, its run folder being ``folder``."""
+    with composed(f"paths.run_dir={folder}", *overrides, config=config) as cfg:
+        return job(cfg)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A JSON file of a run."""
+    return json.loads(path.read_text())
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    """The metrics of a run."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def without_costs(folder: Path) -> dict[str, Any]:
+    """The result of a run but for what two equal runs need not share."""
+    return {k: v for k, v in load(folder / "result.json").items() if k not in ("seconds", "cost", "peak_memory_mib")}
 
 
 class FailOnRank(Callback):

@@ -8,19 +8,11 @@ import pytest
 import torch
 
 import eval as evaluation
-import train as training
 from hmmoe.errors import ConfigError
 from hmmoe.runtime import exporting, pruning, restore
-from tests.runs import composed, tiny
+from tests.runs import load, run, tiny
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch):
-    for name in (restore.RUN_DIR, restore.HYDRA_DIR):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +21,7 @@ def settings(tmp_path_factory) -> list[str]:
 
 
 def trained(settings, folder: Path, *words: str) -> Path:
-    with composed(f"paths.run_dir={folder}", *settings, *words) as cfg:
-        training.train(cfg)
+    run(folder, *settings, *words)
     return folder
 
 
@@ -46,9 +37,8 @@ def lora(settings, tmp_path_factory) -> Path:
 
 def evaluated(checkpoint: Path, folder: Path, *words: str) -> dict:
     restore.prepare(["eval.py", f"ckpt_path={checkpoint}"], evaluate=True)
-    with composed(f"paths.run_dir={folder}", f"ckpt_path={checkpoint}", *words, config="checkpoint") as cfg:
-        evaluation.evaluate(cfg)
-    return json.loads((folder / "result.json").read_text())
+    run(folder, f"ckpt_path={checkpoint}", *words, config="checkpoint", job=evaluation.evaluate)
+    return load(folder / "result.json")
 
 
 def test_export_in_both_formats_and_back(lora, settings, tmp_path, capsys):
@@ -86,7 +76,7 @@ def test_prune_writes_what_eval_reads(experts, tmp_path, monkeypatch, capsys):
     sizes = report["parameters"]
     assert sizes["after"]["adapters"] < sizes["before"]["adapters"]
     assert sizes["after"]["router"] == sizes["before"]["router"]
-    after = json.loads((tmp_path / "after" / "result.json").read_text())
+    after = load(tmp_path / "after" / "result.json")
     assert after["parameters"] == sizes["after"]
     assert "experts    " in capsys.readouterr().out
     content = torch.load(folder / "checkpoints" / "pruned.ckpt", weights_only=True)

@@ -20,8 +20,7 @@ from hmmoe.errors import ConfigError, DiskFull, Diverged, OutOfMemory
 from hmmoe.runtime.check import check
 from hmmoe.runtime.mishaps import mishap
 from hmmoe.runtime.session import Session
-from tests.runs import composed, tiny
-from tests.runtime.test_run import WITHOUT_SCORES, load, rows, run
+from tests.runs import composed, load, rows, run, without_costs
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,19 +28,6 @@ def every_epoch_is_the_best():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint.RunCheckpoint, "_better", lambda self, score: True)
         yield
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory) -> list[str]:
-    return tiny(tmp_path_factory.mktemp("data") / "NLVR")
-
-
-@pytest.fixture(scope="module")
-def whole(settings, tmp_path_factory) -> Path:
-    """An unbroken run."""
-    folder = tmp_path_factory.mktemp("runs") / "whole"
-    run(folder, *settings)
-    return folder
 
 
 class At(Callback):
@@ -118,8 +104,7 @@ def test_killed_at_the_worst_moment_it_ends_like_the_unbroken_run(settings, whol
     torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     run(tmp_path, *settings, "ckpt_path=auto")
     assert rows(tmp_path) == rows(whole)
-    results = [{k: v for k, v in load(f / "result.json").items() if k not in WITHOUT_SCORES} for f in (tmp_path, whole)]
-    assert results[0] == results[1]
+    assert without_costs(tmp_path) == without_costs(whole)
     for name in ("last", "best"):
         states = [torch.load(f / "checkpoints" / f"{name}.ckpt", weights_only=True) for f in (tmp_path, whole)]
         first, second = (state["state_dict"] for state in states)

@@ -9,47 +9,9 @@ import torch
 from safetensors import safe_open
 
 import eval as evaluation
-import train as training
 from hmmoe.errors import ConfigError, DataMissing, UserError, WeightsMissing
 from hmmoe.runtime import restore
-from tests.runs import composed, tiny
-
-WITHOUT_SCORES = {"seconds", "cost", "peak_memory_mib"}
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch):
-    """What ``restore.prepare`` puts there is gone after each test."""
-    for name in (restore.RUN_DIR, restore.HYDRA_DIR):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-
-
-def run(folder: Path, *overrides: str, config: str = "train", job=training.train) -> float | None:
-    with composed(f"paths.run_dir={folder}", *overrides, config=config) as cfg:
-        return job(cfg)
-
-
-def load(path: Path) -> dict:
-    return json.loads(path.read_text())
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory) -> list[str]:
-    return tiny(tmp_path_factory.mktemp("data") / "NLVR")
-
-
-@pytest.fixture(scope="module")
-def whole(settings, tmp_path_factory) -> Path:
-    """An unbroken run."""
-    folder = tmp_path_factory.mktemp("runs") / "whole"
-    run(folder, *settings)
-    return folder
+from tests.runs import composed, load, rows, run, without_costs
 
 
 def test_the_folder_explains_itself(whole):
@@ -106,10 +68,7 @@ def test_resume_gives_the_unbroken_run(settings, whole, tmp_path, workers):
     last = tmp_path / "checkpoints" / "last.ckpt"
     run(tmp_path, *settings, f"ckpt_path={last}", f"data.num_workers={workers}")
     assert rows(tmp_path) == rows(whole)
-    resumed, unbroken = load(tmp_path / "result.json"), load(whole / "result.json")
-    assert {k: v for k, v in resumed.items() if k not in WITHOUT_SCORES} == {
-        k: v for k, v in unbroken.items() if k not in WITHOUT_SCORES
-    }
+    assert without_costs(tmp_path) == without_costs(whole)
     states = [torch.load(f / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for f in (tmp_path, whole)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
     assert len(load(tmp_path / "run.json")["resumed"]) == 1

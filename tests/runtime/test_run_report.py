@@ -1,24 +1,21 @@
 """What a real run leaves is what the report, the figures of experts and the comparison of runs read."""
 
-import json
 from pathlib import Path
 
 import pytest
 
-import train as training
 from hmmoe import diff, report, utilisation
 from hmmoe.analysis.report.runs import Run
 from hmmoe.analysis.report.samples import sample_scores
 from hmmoe.analysis.token_examples import read_examples
-from tests.runs import composed, tiny
+from tests.runs import load, run, tiny
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("run")
     made = root / "logs" / "a"
-    with composed(f"paths.run_dir={made}", *tiny(root / "NLVR"), "trainer.max_epochs=1") as cfg:
-        training.train(cfg)
+    run(made, *tiny(root / "NLVR"), "trainer.max_epochs=1")
     return made
 
 
@@ -30,7 +27,7 @@ def test_the_report_reads_it(folder, tmp_path, capsys):
 
 def test_its_predictions_give_its_score(folder):
     scores = sample_scores(Run(folder).predictions("test"))
-    expected = json.loads((folder / "result.json").read_text())["metrics"]["test"]["acc"]
+    expected = load(folder / "result.json")["metrics"]["test"]["acc"]
     assert sum(scores.values()) / len(scores) == pytest.approx(expected)
 
 
