@@ -63,6 +63,6 @@ class AdaptedModel(nn.Module):
         device = next(self.backbone.parameters()).device.type
         if self.backbone.stored != torch.float32 and not torch.is_autocast_enabled(device):
             raise ConfigError(
-                "backbone.store=bfloat16 runs under bf16 autocast only: set trainer.precision=bf16-mixed, or "
+                "backbone.store=bfloat16 runs under bf16 autocast only: set precision=bf16-mixed, or "
                 "backbone.store=float32"
             )

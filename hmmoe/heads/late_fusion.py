@@ -1,12 +1,13 @@
 """Late fusion: one classifier per modality, their logits averaged."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hmmoe.heads.fusion import FusionHead, Level
+from hmmoe.heads.fusion import FusionHead
 from hmmoe.types import Features
 
 
@@ -17,26 +18,12 @@ class LateFusionHead(FusionHead):
 
     Args:
         widths: width by modality.
-        classes: number of logits.
-        hidden: width of every hidden layer.
-        level: as in ``FusionHead``.
-        act: activation after the hidden layer; None for none.
-        norm: LayerNorm on every modality's pooled vector first.
-        dropout: before the last layers.
+        options: as in ``FusionHead``; ``hidden`` is the width of every hidden layer.
     """
 
-    def __init__(
-        self,
-        widths: Mapping[str, int],
-        *,
-        classes: int,
-        hidden: int,
-        level: Level,
-        act: str | None = "gelu",
-        norm: bool = False,
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__(widths, classes=classes, hidden=hidden, level=level, act=act, norm=norm, dropout=dropout)
+    def __init__(self, widths: Mapping[str, int], **options: Any) -> None:
+        super().__init__(widths, **options)
+        hidden, classes = self.hidden.out_features, self.out.out_features
         del self.hidden, self.out
         self.hiddens = nn.ModuleDict({m: nn.Linear(d, hidden) for m, d in widths.items()})
         self.outs = nn.ModuleDict({m: nn.Linear(hidden, classes) for m in widths})
