@@ -7,7 +7,7 @@ P and Q and has E = 0. To the loss comes ``orth_reg_weight`` times the mean of |
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -29,27 +29,17 @@ class AdaLoRA(HFPeft):
 
     Args:
         sites: where the backbone stands open (the method changes its layers instead).
-        config: builds ``peft.AdaLoraConfig``; its ``tinit``, ``tfinal`` and ``total_step`` follow from the run.
-        targets: see ``HFPeft``.
-        only: see ``HFPeft``.
         start: share of all optimizer steps before the budget falls.
         settle: share of all optimizer steps after it has fallen.
+        common: see ``HFPeft``; ``config`` builds ``peft.AdaLoraConfig``, whose ``tinit``, ``tfinal`` and ``total_step``
+            follow from the run.
 
     Raises:
         ConfigError: shares that leave no room for the fall, or a target rank that is not below the first.
     """
 
-    def __init__(
-        self,
-        sites: Sequence[Site],
-        *,
-        config: Callable[..., Any],
-        targets: Sequence[str] = ("fc1", "fc2"),
-        only: str | None = None,
-        start: float = 0.1,
-        settle: float = 0.5,
-    ) -> None:
-        super().__init__(sites, config=config, targets=targets, only=only)
+    def __init__(self, sites: Sequence[Site], *, start: float = 0.1, settle: float = 0.5, **common: Any) -> None:
+        super().__init__(sites, **common)
         if start < 0 or settle < 0 or start + settle >= 1:
             raise ConfigError(
                 f"peft.start={start} and peft.settle={settle} are shares of the training, 0 <= start + settle < 1"
