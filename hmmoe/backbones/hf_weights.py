@@ -3,12 +3,15 @@
 import json
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as verbosity
 
 from hmmoe.assets import locate
 from hmmoe.backbones.weights import read_state, resize_grid
@@ -62,15 +65,16 @@ def create(
         return kind(config(**options), **build), []
     folder = folder_of(weights)
     _check_kind(folder, config)
-    model, info = kind.from_pretrained(
-        folder,
-        config=config.from_pretrained(folder, **options),
-        dtype=torch.float32,
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-        local_files_only=True,
-        **build,
-    )
+    with _without_bar():
+        model, info = kind.from_pretrained(
+            folder,
+            config=config.from_pretrained(folder, **options),
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            local_files_only=True,
+            **build,
+        )
     missing = sorted(info["missing_keys"])
     if missing:
         raise ConfigError(
@@ -79,6 +83,18 @@ def create(
             "correct the backbone's `weights`"
         )
     return model, sorted(key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])
+
+
+@contextmanager
+def _without_bar() -> Iterator[None]:
+    """A bar over tensors that are read in a second is noise, in a log file above all."""
+    shown = verbosity.is_progress_bar_enabled()
+    verbosity.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            verbosity.enable_progress_bar()
 
 
 def _check_kind(folder: str, config: type[PretrainedConfig]) -> None:

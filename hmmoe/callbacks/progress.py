@@ -14,7 +14,16 @@ log = logging.getLogger(__name__)
 
 def progress() -> Callback:
     """What fits where the output goes."""
-    return RichProgressBar(leave=True) if sys.stdout.isatty() else EpochLine()
+    return Bar(leave=True) if sys.stdout.isatty() else EpochLine()
+
+
+class Bar(RichProgressBar):
+    """Lightning's bar; its epochs are counted from 1 to the last, as in every message."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        last = self.trainer.max_epochs
+        told = f"Epoch {current_epoch + 1}" + ("" if last in (None, -1) else f"/{last}")
+        return told.ljust(len(self.validation_description))  # bars of one width do not flicker
 
 
 class EpochLine(EpochBoundary):

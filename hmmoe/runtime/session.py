@@ -130,6 +130,8 @@ class Session:
         last = self.folder / "checkpoints" / "last.ckpt"
         if error is not None and last.is_file():
             log.info("%s. Go on with: python train.py ckpt_path=%s", status["status"], shown(last))
+        elif status["status"] == "interrupted":
+            log.info("interrupted by %s before anything was saved in %s", status["reason"], shown(self.folder))
 
     def describe(self, model: AdaptedModel, data: L.LightningDataModule) -> None:
         """Note what the run is made of, once it is built."""

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import multiprocessing
 import os
 import shutil
@@ -18,6 +19,7 @@ from lightning.pytorch.callbacks import Callback
 from hmmoe.callbacks import checkpoint
 from hmmoe.errors import ConfigError, DiskFull, Diverged, OutOfMemory
 from hmmoe.runtime.check import check
+from hmmoe.runtime.command import Interrupted
 from hmmoe.runtime.mishaps import mishap
 from hmmoe.runtime.session import Session
 from tests.runs import composed, load, rows, run, without_costs
@@ -182,6 +184,15 @@ def test_causes_in_a_ring_end():
 def test_a_score_that_will_not_come_is_missed_before_the_first_step(settings, tmp_path):
     with pytest.raises(ConfigError, match=r"monitor=val/accuracy is never logged: choose from .*val/acc"):
         run(tmp_path, *settings, "monitor=val/accuracy", at(0, "memory"))
+
+
+def test_ctrl_c_before_anything_was_saved_is_answered(settings, tmp_path, caplog):
+    """Else a person sees the bar stop and no word."""
+    with composed(*settings, f"paths.run_dir={tmp_path}") as cfg, caplog.at_level(logging.INFO):
+        with pytest.raises(Interrupted), Session(cfg, check(cfg)):
+            raise Interrupted(signal.SIGINT)
+    assert load(tmp_path / "status.json")["reason"] == "SIGINT"
+    assert f"interrupted by SIGINT before anything was saved in {tmp_path}" in caplog.text
 
 
 def test_the_rank_that_failed_first_is_the_reason(settings, tmp_path, monkeypatch):

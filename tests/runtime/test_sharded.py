@@ -13,8 +13,7 @@ from hmmoe.runtime.sharded import ShardedBackbone, is_sharded
 from hmmoe.trainable import counts
 from tests import small
 from tests.ranks import run_ranks
-from tests.runs import composed, tiny
-from tests.runtime.test_run import load, rows, run
+from tests.runs import composed, load, rows, run, tiny
 
 TWO = (
     "trainer=fsdp",
