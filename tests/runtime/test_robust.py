@@ -188,9 +188,13 @@ def test_a_score_that_will_not_come_is_missed_before_the_first_step(settings, tm
 
 def test_ctrl_c_before_anything_was_saved_is_answered(settings, tmp_path, caplog):
     """Else a person sees the bar stop and no word."""
-    with composed(*settings, f"paths.run_dir={tmp_path}") as cfg, caplog.at_level(logging.INFO):
-        with pytest.raises(Interrupted), Session(cfg, check(cfg)):
-            raise Interrupted(signal.SIGINT)
+    caplog.set_level(logging.INFO)
+    with (
+        composed(*settings, f"paths.run_dir={tmp_path}") as cfg,
+        pytest.raises(Interrupted),
+        Session(cfg, check(cfg)),
+    ):
+        raise Interrupted(signal.SIGINT)
     assert load(tmp_path / "status.json")["reason"] == "SIGINT"
     assert f"interrupted by SIGINT before anything was saved in {tmp_path}" in caplog.text
 
