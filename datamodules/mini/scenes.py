@@ -112,11 +112,6 @@ def _stack(rng: np.random.Generator, items: Box) -> None:
         moved["x_loc"], moved["y_loc"] = x, y
 
 
-def sample_boxes(rng: np.random.Generator, kind: Literal["tower", "scatter"]) -> list[Box]:
-    """Three boxes of one kind."""
-    return [sample_box(rng, kind) for _ in range(3)]
-
-
 def walls(item: Item) -> tuple[bool, bool, bool, bool]:
     """Touches the left, right, top, bottom of its box."""
     far_x, far_y = item["x_loc"] + item["size"], item["y_loc"] + item["size"]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datamodules.mini.scenes import SHAPES, SIZES, Box, Item, in_corner, sample_boxes, stands_on, walls
+from datamodules.mini.scenes import SHAPES, SIZES, Box, Item, in_corner, stands_on, walls
 
 COLORS = {"yellow": "Yellow", "black": "Black", "blue": "#0099ff"}
 SIZE_WORDS = dict(zip(("small", "medium", "big"), SIZES, strict=True))
@@ -355,19 +355,3 @@ def sample_said(rng: np.random.Generator, kind: str | None = None) -> Said:
     kind = kind or str(rng.choice(["tower", "scatter"]))
     forms = FORMS[kind]
     return forms[int(rng.integers(len(forms)))](rng, kind)
-
-
-def sample_text(rng: np.random.Generator) -> str:
-    """A random sentence."""
-    return sample_said(rng).words
-
-
-def sample_pair(rng: np.random.Generator) -> tuple[list[Box], str, bool]:
-    """Three boxes and a sentence that is true of them half of the time."""
-    kind, wanted = str(rng.choice(["tower", "scatter"])), bool(rng.random() < 0.5)
-    while True:
-        said = sample_said(rng, kind)
-        for _ in range(8):
-            boxes = sample_boxes(rng, kind)
-            if said.holds(boxes) == wanted:
-                return boxes, said.words, wanted

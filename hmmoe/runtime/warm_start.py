@@ -17,7 +17,7 @@ def warm_start(model: AdaptedModel, path: Path) -> None:
     """Load a run's ``adapter.safetensors`` or checkpoint into a fresh model, or a folder of HF peft's adapters.
 
     Raises:
-        CheckpointError: trained on another backbone, or with another method or head.
+        CheckpointError: no checkpoint of a run, or trained on another backbone, or with another method or head.
     """
     if path.is_dir():
         import_hf(model, path)
@@ -28,6 +28,11 @@ def warm_start(model: AdaptedModel, path: Path) -> None:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     else:
         content = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(content, dict) or "state_dict" not in content:
+            raise CheckpointError(
+                f"init_from={path} is no checkpoint of a run (no state_dict in it): name a run's adapter.safetensors "
+                "or checkpoints/best.ckpt"
+            )
         fingerprint = content.get("fingerprint")
         state = {name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()}
     if fingerprint != model.fingerprint:

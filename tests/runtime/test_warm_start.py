@@ -39,6 +39,12 @@ def test_a_warm_start_gives_the_same_outputs(tmp_path, suffix):
     assert len(identity(path)["sha256"]) == 64
 
 
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
+    torch.save({"weights": torch.zeros(1)}, tmp_path / "other.ckpt")
+    with pytest.raises(CheckpointError, match=r"no checkpoint of a run.*adapter\.safetensors"):
+        warm_start(small.model("vision", "text"), tmp_path / "other.ckpt")
+
+
 def test_another_backbone_or_method_is_refused(tmp_path):
     model = small.model("vision", "text")
     with pytest.raises(CheckpointError, match=r"trained on another backbone.*init_from=null"):
