@@ -23,6 +23,7 @@ def main(words: list[str]) -> None:
     what = given.get("what", "good")
     if what == "typo":
         sys.exit("error: one fault in the configuration:\n  peft.rnak: did you mean rank?\n  and more")
+    resumed = "ckpt_path" in given and status.is_file()
     status.write_text(json.dumps({"status": "running", "pid": os.getpid()}))
 
     def stop(number: int, frame: object) -> None:
@@ -30,7 +31,6 @@ def main(words: list[str]) -> None:
         sys.exit(128 + number)
 
     signal.signal(signal.SIGTERM, stop)
-    resumed = "ckpt_path" in given
     if what == "fail" and not Path(given.get("mended", "")).is_file():
         status.write_text(json.dumps({"status": "failed", "reason": "ValueError: rank is no number\nand more"}))
         sys.exit(1)

@@ -73,6 +73,15 @@ def test_jobs_go_through_the_queue_and_come_back_with_scores(tmp_path):
     assert load(tmp_path / "sweep.json")["jobs"][1]["attempts"] == 2
 
 
+def test_jobs_that_are_not_wanted_any_more_are_taken_out(tmp_path):
+    answers = sweep(tmp_path, "peft.rank=1 what=fail", "peft.rank=2 what=hang", parallel=2, fail_fast=True)
+    with pytest.raises(JobsFailed, match="2 of 2 jobs have no result"):
+        _ = answers[0].return_value
+    failed, taken_out = load(tmp_path / "sweep.json")["jobs"]
+    assert (failed["status"], taken_out["status"]) == ("failed", "interrupted")
+    assert taken_out["reason"] == "0_rank-1_what-fail failed (hydra.launcher.fail_fast)"
+
+
 def command(folder: Path, *words: str) -> Command:
     folder.mkdir(exist_ok=True)
     return Command([*PROGRAM, *words], {"HMMOE_RUN_DIR": str(folder)}, folder, Path.cwd())
