@@ -74,7 +74,7 @@ def draw(
     from hmmoe.analysis.report.plots import save
     from hmmoe.analysis.report.rows import latest, rows, split_by_dataset
     from hmmoe.analysis.report.runs import find
-    from hmmoe.analysis.token_examples import read_examples
+    from hmmoe.analysis.token_files import read_examples
 
     done = [run for run in find(folders) if run.status == "completed"]
     routed = {run.folder for run in done if any((run.folder / "routing").glob("epoch_*"))}

@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 
 from hmmoe.analysis.colours import KIND_COLOURS
 from hmmoe.analysis.usage_table import UsageTable, shares_by_kind
-from hmmoe.routing.stats import Usage
+from hmmoe.routing.usage import Usage
 
 UNUSED, FAIR, CROWDED = "#2b6cb0", "#fbfaf7", "#c2410c"
 SCALE: Colormap = LinearSegmentedColormap.from_list("utilisation", [UNUSED, FAIR, CROWDED])

@@ -16,7 +16,7 @@ from hmmoe.errors import ConfigError
 from hmmoe.experts.bank import ExpertBank, groups_of, key
 from hmmoe.model import AdaptedModel
 from hmmoe.peft.hmmoe import HMMoE
-from hmmoe.routing.stats import Usage
+from hmmoe.routing.usage import Usage
 from hmmoe.trainable import load_own_state, own_state
 
 Drop = dict[str, dict[str, list[int]]]

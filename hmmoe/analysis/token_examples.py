@@ -1,44 +1,19 @@
 """Which words, and which patches of pictures, go to which expert: gathered batch by batch, kept small on disk."""
 
-import csv
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from hmmoe.analysis.token_files import TILE, Example
 from hmmoe.types import Routing
 
-TILE = 48
-"""Side of a stored crop in pixels; its middle third is the patch itself."""
 MOST_PREFIX = 8
 """Class and register tokens before a grid; more left over means that the tokens are no square grid of patches."""
-
-
-class Example(NamedTuple):
-    """A row of the file. Words: ``token`` with its mean share over ``count`` occurrences; patches: one token of ``id``.
-
-    ``share`` is the part of a token's weight that goes to the expert, ``overall`` the expert's mean over all tokens
-    of the modality. ``tile`` numbers the crop in the picture beside the file, row by row, None for words.
-    """
-
-    site: str
-    modality: str
-    group: str
-    expert: int
-    rank: int
-    token: str
-    share: float
-    overall: float
-    count: int
-    id: str
-    tile: int | None
 
 
 class Words:
@@ -188,50 +163,3 @@ def crop(picture: Float[Tensor, "3 H W"], cell: tuple[int, int], side: int) -> n
     cut = padded[:, y : y + 3 * height, x : x + 3 * width]
     tile = F.interpolate(cut[None], size=(TILE, TILE), mode="nearest")[0]
     return (tile.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-
-
-ACROSS = 16
-"""Crops in a row of the stored picture."""
-
-
-def write_examples(folder: Path, split: str, epoch: int, rows: Sequence[Example], tiles: Sequence[np.ndarray]) -> None:
-    """``tokens_<split>.csv`` and, where there are crops, ``patches_<split>.png``; an earlier epoch's are replaced."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if tiles:
-        sheet = np.full((-(-len(tiles) // ACROSS) * TILE, ACROSS * TILE, 3), 128, dtype=np.uint8)
-        for index, tile in enumerate(tiles):
-            y, x = divmod(index, ACROSS)
-            sheet[y * TILE : (y + 1) * TILE, x * TILE : (x + 1) * TILE] = tile
-        scratch = folder / f".patches_{split}.new"
-        Image.fromarray(sheet).save(scratch, format="png")
-        scratch.replace(folder / f"patches_{split}.png")
-    scratch = folder / f".tokens_{split}.new"
-    with scratch.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("epoch", *Example._fields))
-        for row in rows:
-            cells = [f"{cell:.6g}" if isinstance(cell, float) else "" if cell is None else cell for cell in row]
-            writer.writerow([epoch, *cells])
-    scratch.replace(folder / f"tokens_{split}.csv")
-
-
-def read_examples(folder: Path, split: str) -> tuple[list[Example], list[np.ndarray]]:
-    """Rows of a split and all its crops, by ``tile``; both empty where the run left none."""
-    path, sheet = folder / f"tokens_{split}.csv", folder / f"patches_{split}.png"
-    if not path.is_file():
-        return [], []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [_example(line) for line in csv.DictReader(file)]
-    if not sheet.is_file():
-        return rows, []
-    with Image.open(sheet) as picture:
-        pixels = np.asarray(picture)
-    count = 1 + max((row.tile for row in rows if row.tile is not None), default=-1)
-    places = [divmod(i, ACROSS) for i in range(count)]
-    return rows, [pixels[y * TILE : (y + 1) * TILE, x * TILE : (x + 1) * TILE] for y, x in places]
-
-
-def _example(line: dict[str, str]) -> Example:
-    parse = {"expert": int, "rank": int, "share": float, "overall": float, "count": int}
-    parse["tile"] = lambda text: int(text) if text else None
-    return Example(**{name: parse.get(name, str)(line[name]) for name in Example._fields})

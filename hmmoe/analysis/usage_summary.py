@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from hmmoe.analysis.usage_table import shares_by_kind
-from hmmoe.routing.stats import Usage
+from hmmoe.routing.usage import Usage
 
 
 def summary(rows: Sequence[Usage], *, detail: str = "summary") -> dict[str, float]:

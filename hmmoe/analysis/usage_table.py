@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hmmoe.routing.stats import Usage
+from hmmoe.routing.usage import Usage
 
 COLUMNS = ("epoch", "split", *Usage._fields)
 

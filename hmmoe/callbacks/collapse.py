@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from hmmoe.analysis.usage_table import shares_by_kind
-from hmmoe.routing.stats import Usage
+from hmmoe.routing.usage import Usage
 
 ENOUGH = 50  # tokens below which an expert that was not chosen proves nothing
 SHOWN = 8

@@ -8,7 +8,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from hmmoe.analysis.token_examples import Patches, Words, write_examples
+from hmmoe.analysis.token_examples import Patches, Words
+from hmmoe.analysis.token_files import write_examples
 from hmmoe.callbacks.routed import RoutedBatches
 from hmmoe.errors import ConfigError
 from hmmoe.types import Routing

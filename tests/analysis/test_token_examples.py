@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hmmoe.analysis.token_examples import TILE, Patches, Words, crop, read_examples
+from hmmoe.analysis.token_examples import Patches, Words, crop
+from hmmoe.analysis.token_files import TILE, read_examples
 from hmmoe.callbacks.token_examples import TokenExamples, shown, spread
 from hmmoe.errors import ConfigError
 from hmmoe.types import Routing

@@ -10,7 +10,7 @@ from PIL import Image
 from hmmoe.analysis.heatmap import CROSS, kinds_by_depth, save_figure, usage_heatmap, usage_history
 from hmmoe.analysis.usage_summary import summary
 from hmmoe.analysis.usage_table import COLUMNS, UsageTable, read_usage, shares_by_kind, usage_path, write_usage
-from hmmoe.routing.stats import Usage
+from hmmoe.routing.usage import Usage
 
 SHARES = {"single": 0.2, "cross:audio": 0.1, "cross:text": 0.2, "channel:audio": 0.5}
 

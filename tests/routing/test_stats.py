@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hmmoe.routing.stats import RoutingStats, Usage
+from hmmoe.routing.stats import RoutingStats
+from hmmoe.routing.usage import Usage
 from hmmoe.types import Routing
 from tests.ranks import run_ranks
 

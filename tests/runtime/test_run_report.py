@@ -7,7 +7,7 @@ import pytest
 from hmmoe import diff, report, utilisation
 from hmmoe.analysis.report.runs import Run
 from hmmoe.analysis.report.samples import sample_scores
-from hmmoe.analysis.token_examples import read_examples
+from hmmoe.analysis.token_files import read_examples
 from tests.runs import load, run, tiny
 
 

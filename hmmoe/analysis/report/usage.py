@@ -7,7 +7,7 @@ from typing import NamedTuple
 from hmmoe.analysis.report.runs import Run
 from hmmoe.analysis.usage_table import UsageTable, read_usage, shares_by_kind
 from hmmoe.errors import DataMissing
-from hmmoe.routing.stats import Usage
+from hmmoe.routing.usage import Usage
 
 
 class Band(NamedTuple):

@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from hmmoe.analysis.colours import KIND_COLOURS
 from hmmoe.analysis.report.usage import band, fair_shares, kind_shares, loads
-from hmmoe.analysis.token_examples import TILE, Example
+from hmmoe.analysis.token_files import TILE, Example
 from hmmoe.analysis.usage_table import UsageTable
 
 CEILING = 4.0

@@ -1,6 +1,9 @@
 """Routing tables of several seeds: bands, loads, and the figures of the command."""
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from hmmoe import utilisation
 from hmmoe.analysis.report import usage, usage_plots
 from hmmoe.analysis.report.plots import save
 from hmmoe.analysis.report.runs import find
-from hmmoe.analysis.token_examples import TILE, read_examples
+from hmmoe.analysis.token_files import TILE, read_examples
 from hmmoe.errors import DataMissing
 from tests.analysis.report.folders import exemplify, make, route
 
@@ -75,6 +78,16 @@ def test_some_figures_alone(root, capsys):
     assert {path.stem for path in out.rglob("*.png")} == {"load", "heatmap", "words_seed1"}
     assert utilisation.main([str(root), "--only", "heat"]) == 2
     assert "--only heat: choose from kinds_by_depth, load, heatmap, words, patches" in capsys.readouterr().err
+
+
+def test_reading_tables_waits_for_no_torch():
+    """Two thirds of the command's time went into importing it, for one tuple."""
+    script = (
+        "import sys; import hmmoe.utilisation, hmmoe.analysis.heatmap, hmmoe.analysis.token_files; "
+        "from hmmoe.analysis.report import provenance, rows, runs, usage, usage_plots, plots; "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[3]).returncode == 0
 
 
 def test_both_files_of_a_figure_show_the_same_places(root):
