@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.base import DataModule
 from datamodules.media.cache import Cache
 from datamodules.media.disk import Entry, state_of
-from hmmoe.errors import DataMissing, UserError
+from hmmoe.errors import DataMissing, UserError, answered
 
 RESERVE = 1.05
 """Of the disk that the entries take: names and headers."""
@@ -124,20 +124,17 @@ def arguments(given: Sequence[str] | None = None, *, summary: str = __doc__) -> 
     return parser
 
 
+@answered
 def main(given: Sequence[str] | None = None) -> int:
     """The command; its exit code."""
     parser = arguments()
     parser.add_argument("--check", action="store_true", help="compare checksums of what is there, too")
     args = parser.parse_intermixed_args(given)
     console = Console()
-    try:
-        from hmmoe.runtime.compose import datamodule
+    from hmmoe.runtime.compose import datamodule
 
-        data = datamodule(args.name, [*args.overrides, "data.cache=disk"], root=args.root)
-        faults = prepare(data, console, workers=args.workers, check=args.check)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    data = datamodule(args.name, [*args.overrides, "data.cache=disk"], root=args.root)
+    faults = prepare(data, console, workers=args.workers, check=args.check)
     for fault in faults:
         console.print(fault, style="red", soft_wrap=True, highlight=False, markup=False)
     if faults:

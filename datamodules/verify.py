@@ -22,7 +22,7 @@ from datamodules.base import DataModule
 from datamodules.media.cache import Cache, Decoder
 from datamodules.mini.base import STAMP
 from datamodules.prepare import arguments
-from hmmoe.errors import DataError, UserError
+from hmmoe.errors import DataError, UserError, answered
 
 SHOWN = 20
 """Faults that are printed by name; the table counts all."""
@@ -156,6 +156,7 @@ def report(found: Sequence[Found], console: Console) -> bool:
     return all(row.whole and row.cache in ("", "whole") for row in found)
 
 
+@answered
 def main(given: Sequence[str] | None = None) -> int:
     """The command; its exit code."""
     parser = arguments(summary=__doc__)
@@ -174,9 +175,6 @@ def main(given: Sequence[str] | None = None) -> int:
     except DataError as error:
         console.print(f"not whole: {error}", soft_wrap=True, highlight=False, markup=False)
         return 1
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     return int(not whole)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from hmmoe.analysis.dashboard import workspace
-from hmmoe.errors import ConfigError, UserError
+from hmmoe.errors import ConfigError, answered
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
@@ -23,21 +23,18 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(given)
 
 
+@answered
 def main(given: Sequence[str] | None = None) -> int:
     """Build the workspace, then save it on the server or into a file."""
     args = arguments(given)
     console = Console(highlight=False, soft_wrap=True)
-    try:
-        board = workspace(args.entity, args.project, split=args.split, metric=args.metric, modalities=args.modalities)
-        if args.json:
-            spec = board._to_model().model_dump(by_alias=True, exclude_none=True, mode="json")
-            args.json.write_text(json.dumps(spec, indent=2) + "\n")
-            console.print(f"wrote {args.json}: {len(board.sections)} sections")
-            return 0
-        console.print(f"dashboard {save(board)}")
-    except UserError as error:
-        console.print(f"error: {error}")
-        return 2
+    board = workspace(args.entity, args.project, split=args.split, metric=args.metric, modalities=args.modalities)
+    if args.json:
+        spec = board._to_model().model_dump(by_alias=True, exclude_none=True, mode="json")
+        args.json.write_text(json.dumps(spec, indent=2) + "\n")
+        console.print(f"wrote {args.json}: {len(board.sections)} sections")
+        return 0
+    console.print(f"dashboard {save(board)}")
     return 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from hmmoe.errors import DataMissing, UserError
+from hmmoe.errors import DataMissing, answered
 
 LONGEST = 60
 """Characters of a value that are shown; a hash is told by its first dozen."""
@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+@answered
 def main(words: list[str] | None = None) -> int:
     """Show the differences in settings, code, data, versions and hardware, and the scores of both below.
 
@@ -32,15 +33,11 @@ def main(words: list[str] | None = None) -> int:
     from hmmoe.analysis.report.difference import differences, outcomes
     from hmmoe.analysis.report.runs import Run
 
-    try:
-        for folder in (asked.first, asked.second):
-            if not (folder / "run.json").is_file():
-                raise DataMissing(f"{folder} is no run folder: expected run.json in it, as `python train.py` leaves it")
-        first, second = Run(asked.first), Run(asked.second)
-        found, scores = differences(first, second), outcomes(first, second)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for folder in (asked.first, asked.second):
+        if not (folder / "run.json").is_file():
+            raise DataMissing(f"{folder} is no run folder: expected run.json in it, as `python train.py` leaves it")
+    first, second = Run(asked.first), Run(asked.second)
+    found, scores = differences(first, second), outcomes(first, second)
     console = Console(highlight=False, markup=False, width=None if Console().is_terminal else 160)
     names = apart(asked.first.resolve(), asked.second.resolve())
     for title, lines in (("Differences", found), ("Outcome", scores)):

@@ -1,5 +1,12 @@
 """Errors that the user can set right: shown as a short message without a traceback, exit code 2."""
 
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec
+
+P = ParamSpec("P")
+
 
 class UserError(ValueError):
     """Says what was expected, what was found and which setting to change."""
@@ -43,3 +50,17 @@ class Diverged(UserError):
 
 class JobsFailed(RuntimeError):
     """Jobs of a sweep that have no result, each with its error; exit code 1."""
+
+
+def answered(main: Callable[P, int]) -> Callable[P, int]:
+    """A command's ``main`` that says a ``UserError`` on stderr and returns 2 for it."""
+
+    @wraps(main)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            return main(*args, **kwargs)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+
+    return guarded

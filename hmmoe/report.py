@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from hmmoe.errors import UserError
+from hmmoe.errors import answered
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,6 +23,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+@answered
 def main(words: list[str] | None = None) -> int:
     """Show the tables and write the files.
 
@@ -34,19 +35,15 @@ def main(words: list[str] | None = None) -> int:
     from hmmoe.analysis.report.assemble import reports
     from hmmoe.analysis.report.files import publish
 
-    try:
-        made, missing = reports(
-            asked.folders,
-            baseline=asked.baseline,
-            by=[key for word in asked.by for key in word.split(",")],
-            metrics=[name for word in asked.metric for name in word.split(",")],
-            mix=asked.mix,
-            ignore=[key for word in asked.ignore for key in word.split(",")],
-        )
-        publish(made, missing, asked.out or asked.folders[0] / "report", plots=not asked.no_plots)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    made, missing = reports(
+        asked.folders,
+        baseline=asked.baseline,
+        by=[key for word in asked.by for key in word.split(",")],
+        metrics=[name for word in asked.metric for name in word.split(",")],
+        mix=asked.mix,
+        ignore=[key for word in asked.ignore for key in word.split(",")],
+    )
+    publish(made, missing, asked.out or asked.folders[0] / "report", plots=not asked.no_plots)
     return 0
 
 

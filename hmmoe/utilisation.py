@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hmmoe.errors import ConfigError, DataMissing, UserError
+from hmmoe.errors import ConfigError, DataMissing, answered
 
 FIGURES = ("kinds_by_depth", "load", "heatmap", "words", "patches")
 """The last two are one per seed: what each expert gets to see."""
@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+@answered
 def main(words: list[str] | None = None) -> int:
     """Draw the figures of every row of runs that route.
 
@@ -39,12 +40,8 @@ def main(words: list[str] | None = None) -> int:
     by, ignore, only = (
         [key for word in words for key in word.split(",")] for words in (asked.by, asked.ignore, asked.only)
     )
-    try:
-        out = asked.out or asked.folders[0] / "report"
-        written, notes = draw(asked.folders, out, by=by, ignore=ignore, split=asked.split, mix=asked.mix, only=only)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    out = asked.out or asked.folders[0] / "report"
+    written, notes = draw(asked.folders, out, by=by, ignore=ignore, split=asked.split, mix=asked.mix, only=only)
     print("\n".join([*map(str, written), *(f"* {note}" for note in notes)]))
     return 0
 

@@ -24,6 +24,9 @@ GIVEN = {"task": {"model", "recipe", "val_splits", "test_splits"}}
 APART = {"task": {"head"}, "peft": {"budget", "budget_params"}}
 """Keys that stand in a node and are built apart from it."""
 
+COMPILE = {"fullgraph", "dynamic", "backend", "mode", "options"}
+"""Arguments of torch.compile."""
+
 
 def check(cfg: DictConfig) -> Settings:
     """The settings as plain containers, once they have passed.
@@ -155,6 +158,12 @@ def run_faults(settings: Settings) -> Iterator[str]:
         yield (
             f"init_from={start}: no such file; it must be the adapter.safetensors or a checkpoint of another run, or a "
             "folder in HF peft's format"
+        )
+    asked = settings["compile"]
+    if not isinstance(asked, bool) and not (isinstance(asked, Mapping) and set(asked) <= COMPILE):
+        yield (
+            f"compile={asked}: must be true, false or arguments of torch.compile ({', '.join(sorted(COMPILE))}), "
+            "such as 'compile={mode: max-autotune}'"
         )
     if settings["importance"] is not None and (settings["intervene"] or settings["merge"]):
         yield "importance masks parts of the trained model one by one: set intervene=null and merge=false beside it"

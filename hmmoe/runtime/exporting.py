@@ -8,12 +8,11 @@ Words (key=value) change settings of the run, such as where the backbone's weigh
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from hmmoe.errors import UserError
+from hmmoe.errors import answered
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+@answered
 def main(words: Sequence[str] | None = None) -> int:
     """Rebuild, write, say what was written.
 
@@ -36,12 +36,8 @@ def main(words: Sequence[str] | None = None) -> int:
     """
     asked = parser().parse_intermixed_args(words)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        for name, place in _write(asked).items():
-            print(f"{name}: {place}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for name, place in _write(asked).items():
+        print(f"{name}: {place}")
     return 0
 
 

@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from hmmoe.errors import ConfigError, UserError
+from hmmoe.errors import ConfigError, answered
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+@answered
 def main(words: Sequence[str] | None = None) -> int:
     """Choose, drop, write, score, report.
 
@@ -41,11 +42,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """
     asked = parser().parse_intermixed_args(words)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        folder, report = prune(asked)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    folder, report = prune(asked)
     print(told(report))
     print(f"report     {folder / 'report.json'}\nnext       python eval.py ckpt_path={report['checkpoint']}")
     return 0

@@ -44,6 +44,7 @@ class RunConfig:
     mode: Mode = MISSING
     allow_test_selection: bool = MISSING
     checkpointing: bool = MISSING
+    compile: Any = False
     merge: bool = False
     intervene: Any = None
     importance: str | None = None

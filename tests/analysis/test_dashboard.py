@@ -53,5 +53,5 @@ def test_without_an_account_it_says_what_to_do(monkeypatch, capsys):
 
     monkeypatch.setattr("wandb_workspaces.workspaces.Workspace.save", refuse)
     assert dashboard.main(["--entity", "me"]) == 2
-    said = " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().err.split())
     assert "wandb login" in said and "--json" in said

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ import eval as evaluation
 from hmmoe.errors import ConfigError, DataMissing, UserError, WeightsMissing
 from hmmoe.runtime import restore
 from tests.runs import composed, load, rows, run, without_costs
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_folder_explains_itself(whole):
@@ -178,6 +182,22 @@ def test_two_processes_and_bf16(settings, whole, tmp_path):
     assert tables[0] == tables[1]
     run(tmp_path / "bf16", *settings, "precision=bf16-mixed", "trainer.max_epochs=1", "checkpointing=true")
     assert load(tmp_path / "bf16" / "result.json")["precision"] == "bf16-mixed"
+
+
+@pytest.mark.slow
+def test_a_compiled_run_gives_the_same_scores(settings, whole, tmp_path):
+    """Backend aot_eager: everything but the generation of code, which needs a compiler and minutes.
+
+    A process of its own, because the tests' shape checks are no code that can be compiled.
+    """
+    compiled = ("compile={backend: aot_eager, dynamic: false}", f"hydra.run.dir={tmp_path}")
+    subprocess.run([sys.executable, str(ROOT / "train.py"), *settings, *compiled], check=True, cwd=tmp_path)
+    ours, theirs = without_costs(tmp_path), without_costs(whole)
+    assert ours["metrics"].keys() == theirs["metrics"].keys()
+    for split, scores in theirs["metrics"].items():
+        assert ours["metrics"][split] == pytest.approx(scores, abs=1e-4)
+    flops = [load(folder / "result.json")["cost"]["flops_per_sample"] for folder in (tmp_path, whole)]
+    assert flops[0] == flops[1] > 0
 
 
 def test_best_is_not_last_when_the_score_says_so(settings, tmp_path):

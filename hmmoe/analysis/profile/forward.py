@@ -33,8 +33,10 @@ def cost(
     size = len(batch["id"])
     training = model.training
     model.eval()
-    # Fused attention is opaque to the counter on some devices; the plain formula is the same work.
-    with torch.no_grad(), context(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    # Fused attention is opaque to the counter on some devices, a compiled graph everywhere; the plain formula is the
+    # same work.
+    plain = torch.compiler.set_stance("force_eager"), sdpa_kernel(SDPBackend.MATH)
+    with torch.no_grad(), context(), FlopCounterMode(display=False) as counter, plain[0], plain[1]:
         model(batch)
     spent = median_seconds(model, batch, repeats=repeats, context=context)
     model.train(training)
