@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
+from importlib.resources import files
 from typing import Any, NamedTuple
 
 import torch
@@ -106,6 +107,12 @@ def field(sizes: Sizes, *, compiled: bool = False) -> dict[str, Any]:
     """Every partial method that can take part, by the name that the table shows."""
     made = {name: method(sizes, given) for name, given in METHODS.items()} | public.installed(sizes.rank)
     return made | ({name + COMPILED: made[name] for name in PLAIN} if compiled else {})
+
+
+def every(sizes: Sizes) -> dict[str, Any]:
+    """Every file of conf/peft, by its name."""
+    names = sorted(path.name.removesuffix(".yaml") for path in files("conf").joinpath("peft").iterdir())
+    return {name: method(sizes, [f"peft={name}"]) for name in names}
 
 
 def contestants(sizes: Sizes, methods: Mapping[str, Any]) -> dict[str, AdaptedModel]:

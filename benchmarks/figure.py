@@ -19,7 +19,7 @@ from benchmarks.contestants import METHODS
 from benchmarks.report import write_section
 from hmmoe.analysis.report.assemble import Report, reports
 from hmmoe.analysis.report.tradeoff import Panel, Reading, side_by_side
-from hmmoe.errors import ConfigError, UserError
+from hmmoe.errors import ConfigError, answered
 
 
 def score_panels(made: Sequence[Report]) -> list[Panel]:
@@ -92,6 +92,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(given)
 
 
+@answered
 def main(given: Sequence[str] | None = None) -> int:
     """Read, draw, say what was left out.
 
@@ -99,13 +100,9 @@ def main(given: Sequence[str] | None = None) -> int:
         0, or 2 with a message where something is to be set right.
     """
     args = arguments(given)
-    try:
-        made, missing = reports(args.scores, by=["peft"], metrics=args.metric, mix=args.mix)
-        step, profile = (json.loads(path.read_text()) for path in (args.step, args.profile))
-        scores, (time, memory), (trained, work) = score_panels(made), step_panels(step), profile_panels(profile)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    made, missing = reports(args.scores, by=["peft"], metrics=args.metric, mix=args.mix)
+    step, profile = (json.loads(path.read_text()) for path in (args.step, args.profile))
+    scores, (time, memory), (trained, work) = score_panels(made), step_panels(step), profile_panels(profile)
     costs = [trained, time, memory, work]
     best = dict.fromkeys(method for panel in scores for method in panel.readings)
     order = sorted(best, key=lambda method: _rank(method, scores[0], higher=made[0].higher))

@@ -33,6 +33,7 @@ from benchmarks.contestants import (
     Sizes,
     contestants,
     draw,
+    every,
     field,
 )
 from benchmarks.memory import kept, saved_bytes
@@ -183,6 +184,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     for name in ("batch", "rank", "experts"):
         parser.add_argument(f"--{name}", type=int, default=getattr(Sizes(), name))
     parser.add_argument("--tiny", action="store_true", help="the mini towers, to try the command itself")
+    parser.add_argument("--every", action="store_true", help="every file of conf/peft, not the usual contestants")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
@@ -210,7 +212,7 @@ def main(given: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     sizes = Sizes(**{name: getattr(args, name) for name in Sizes._fields})
-    known = field(sizes, compiled=args.compile is not None)
+    known = every(sizes) if args.every else field(sizes, compiled=args.compile is not None)
     wanted = {REFERENCE, *(name.strip() for name in args.only.split("+"))} if args.only else set(known)
     if unknown := wanted - set(known):
         raise SystemExit(f"--only names {sorted(unknown)}; choose from: {' + '.join(known)}")
@@ -240,7 +242,8 @@ def main(given: Sequence[str] | None = None) -> None:
         args.json.write_text(json.dumps(record | {"rows": [row._asdict() for row in rows]}, indent=2) + "\n")
     if args.markdown:
         kind = args.precision + (" stored" if args.store == "bfloat16" else "")
-        kind += " compiled" if args.compile else ""
+        kind += (" compiled" if args.compile else "") + (" every method" if args.every else "")
+        kind += " tiny" if args.tiny else ""
         write_section(args.markdown, f"step {args.host} {kind} batch {args.batch}", text)
 
 

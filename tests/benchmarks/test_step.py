@@ -102,7 +102,7 @@ def test_the_command_writes_table_and_numbers(tmp_path: Path, capsys: pytest.Cap
     assert rows["hmmoe wide"]["saved"] > rows[REFERENCE]["saved"] > 0
     assert rows["hmmoe wide"]["saved_per_token"] > rows[REFERENCE]["saved_per_token"] > 0
     assert 0 < rows[REFERENCE]["saved_below"] < rows[REFERENCE]["saved"]
-    assert page.read_text().startswith("# Title\n\nText.\n\n<!-- step vit_b_ast_b fp32 batch 2 -->")
+    assert page.read_text().startswith("# Title\n\nText.\n\n<!-- step vit_b_ast_b fp32 tiny batch 2 -->")
     assert "| hmmoe wide |" in capsys.readouterr().out
 
 
@@ -134,6 +134,14 @@ def test_a_section_is_replaced_in_its_place(tmp_path: Path) -> None:
         write_section(page, "a", text)
         write_section(page, "b", "other")
     assert page.read_text() == "<!-- a -->\nnew\n<!-- end a -->\n\n<!-- b -->\nother\n<!-- end b -->\n"
+
+
+def test_every_method_can_take_part(tmp_path: Path) -> None:
+    main(["--tiny", "--every", "--only", "ia3 + hmmoe_flat", "--rounds", "1", "--json", str(tmp_path / "every.json")])
+    rows = json.loads((tmp_path / "every.json").read_text())["rows"]
+    assert {row["name"] for row in rows} == {REFERENCE, "ia3", "hmmoe_flat"}
+    with pytest.raises(SystemExit, match=r"choose from: adalora \+ avmoe"):
+        main(["--tiny", "--every", "--only", "hmmoe wide"])
 
 
 def test_an_unknown_contestant_is_named() -> None:
