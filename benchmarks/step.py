@@ -72,7 +72,7 @@ class Contest:
         trained = roles(model)
         parameters = [parameter for name, parameter in model.named_parameters() if name in trained]
         # No learning rate: the work of a step without its effect, so late rounds measure the same weights.
-        self.optimizer = torch.optim.AdamW(parameters, lr=0.0)
+        self.optimizer = torch.optim.AdamW(parameters, lr=0.0, fused=True)
 
     def _context(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device, torch.bfloat16) if self.bf16 else nullcontext()
