@@ -54,6 +54,9 @@ class Recipe:
                 for (role, decays), tensors in groups.items()
             ]
         )
+        # A fused optimizer would take back the scaling of float16 itself, behind gradient clipping; Lightning refuses
+        # that, in bfloat16 too. Without this mark the scaler takes it back first.
+        optimizer._step_supports_amp_scaling = False
         schedule = LambdaLR(optimizer, lambda step: self.factor(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

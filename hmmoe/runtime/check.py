@@ -159,11 +159,6 @@ def run_faults(settings: Settings) -> Iterator[str]:
             f"init_from={start}: no such file; it must be the adapter.safetensors or a checkpoint of another run, or a "
             "folder in HF peft's format"
         )
-    if settings["precision"] == "16-mixed" and settings["optim"].get("optimizer", {}).get("fused"):
-        yield (
-            "precision=16-mixed scales gradients, and a fused optimizer hides that from clipping: set "
-            "optim.optimizer.fused=false, or precision=bf16-mixed"
-        )
     asked = settings["compile"]
     if not isinstance(asked, bool) and not (isinstance(asked, Mapping) and set(asked) <= COMPILE):
         yield (

@@ -53,7 +53,7 @@ def test_the_fingerprint_is_that_of_what_is_stored():
 
 def test_without_autocast_it_says_what_to_set():
     model = small.model("vision", "text", store="bfloat16")
-    with pytest.raises(ConfigError, match=r"trainer\.precision=bf16-mixed"):
+    with pytest.raises(ConfigError, match=r"set precision=bf16-mixed"):
         model(small.batch("vision", "text"))
 
 

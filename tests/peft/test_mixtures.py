@@ -120,7 +120,7 @@ def test_counts_are_the_closed_formulas():
         (MoLoRA, {"k": 5}, r"peft\.k must lie in 1\.\.4"),
         (MoV, {"experts": 0}, r"peft\.experts=0"),
         (MoA, {"kinds": ["prompt"]}, r"peft\.kinds must name some of lora, parallel, series"),
-        (MoA, {"threshold": 1.0}, r"0 <= peft\.threshold < 1"),
+        (MoA, {"threshold": 1.0}, r"peft\.threshold=1\.0: expected 0 <= threshold < 1"),
         (SoftMoA, {"slots": 0}, r"peft\.slots=0"),
         (SoftMoA, {"act": "tanh"}, r"peft\.act must be one of relu"),
     ],

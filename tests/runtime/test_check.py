@@ -52,7 +52,6 @@ def complaint(*overrides: str) -> str:
         (["peft.groups.cross.rank=3"], "To add it all the same: +peft.groups.cross.rank=..."),
         (["task.single_modality=3"], "task.single_modality: expected bool, found 3"),
         (["data.batch_size=many"], "data.batch_size: expected int, found 'many'"),
-        (["precision=16-mixed"], "optim.optimizer.fused=false"),
         (["compile=max-autotune"], "such as 'compile={mode: max-autotune}'"),
         (["compile={modus: max-autotune}"], "arguments of torch.compile (backend, dynamic, fullgraph, mode, options)"),
         (["peft._target_=hmmoe.peft.hmmoe.HMMo"], "peft._target_: there is no hmmoe.peft.hmmoe.HMMo"),
