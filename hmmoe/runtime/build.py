@@ -100,7 +100,7 @@ def task(cfg: DictConfig, module: L.LightningDataModule, session: Session | None
     model = AdaptedModel(backbone, method, head, checkpointing=cfg.checkpointing)
     if cfg.init_from is not None:
         warm_start(model, Path(cfg.init_from))
-    if cfg.compile is not False:
+    if cfg.compile:
         model.compile(**({} if cfg.compile is True else cfg.compile))
     make = factory(node, "task")
     recipe = part(cfg.optim, "optim")

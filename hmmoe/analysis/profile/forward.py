@@ -35,8 +35,8 @@ def cost(
     model.eval()
     # Fused attention is opaque to the counter on some devices, a compiled graph everywhere; the plain formula is the
     # same work.
-    plain = torch.compiler.set_stance("force_eager"), sdpa_kernel(SDPBackend.MATH)
-    with torch.no_grad(), context(), FlopCounterMode(display=False) as counter, plain[0], plain[1]:
+    eager, formula = torch.compiler.set_stance("force_eager"), sdpa_kernel(SDPBackend.MATH)
+    with torch.no_grad(), context(), FlopCounterMode(display=False) as counter, eager, formula:
         model(batch)
     spent = median_seconds(model, batch, repeats=repeats, context=context)
     model.train(training)
