@@ -11,6 +11,7 @@ install_import_hook("hmmoe", "beartype.beartype")
 
 import pytest  # noqa: E402 - after the hook, which must see every import of hmmoe
 import torch  # noqa: E402
+from hydra.core.config_store import ConfigStore  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -19,6 +20,15 @@ torch.set_num_threads(1)
 def seeded() -> None:
     """Every test starts from the same random state."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def choices():
+    """A checkpoint whose settings a test registered is no choice of the tests after it."""
+    yield
+    repo = ConfigStore.instance().repo
+    for group in (repo, *(node for node in repo.values() if isinstance(node, dict))):
+        group.pop("checkpoint.yaml", None)
 
 
 @pytest.fixture

@@ -119,7 +119,7 @@ def test_compiled_contestants_are_compared_with_their_eager_twins(tmp_path: Path
     record = json.loads(numbers.read_text())
     assert set(record["compiled"]) == {only} and min(record["compiled"][only]["train"]) > 0
     assert {row["name"]: row["saved_below"] is None for row in record["rows"]} == {REFERENCE: False, only: True}
-    assert "<!-- step vit_b_ast_b bf16 stored compiled batch 2 -->" in page.read_text()
+    assert "<!-- step vit_b_ast_b bf16 stored compiled tiny batch 2 -->" in page.read_text()
     assert f"* {only}: " in done.stdout
 
 
