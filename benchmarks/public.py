@@ -64,10 +64,10 @@ def _first(found: Tensor | tuple[Tensor, ...]) -> Tensor:
     return found if isinstance(found, Tensor) else found[0]
 
 
-def installed(rank: int) -> dict[str, Callable[..., Peft]]:
-    """Methods by package name."""
+def installed() -> dict[str, Callable[[int], Callable[..., Peft]]]:
+    """Methods by package name; each asks for its rank."""
     return {
-        f"{name}, {EXPERTS} experts": partial(PublicMixture, make=make, rank=rank)
+        f"{name}, {EXPERTS} experts": lambda rank, make=make: partial(PublicMixture, make=make, rank=rank)
         for name, make in PACKAGES.items()
         if find_spec(name)
     }

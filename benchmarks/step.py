@@ -26,8 +26,10 @@ from torch.nn import functional as F
 
 from benchmarks.contestants import (
     COMPILED,
+    EQUAL,
     EXECUTORS,
     HOSTS,
+    PLAIN,
     REFERENCE,
     UPPER,
     Sizes,
@@ -35,6 +37,8 @@ from benchmarks.contestants import (
     draw,
     every,
     field,
+    files,
+    names,
 )
 from benchmarks.memory import kept, saved_bytes
 from benchmarks.report import Row, machine, table, write_section
@@ -185,6 +189,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=int, default=getattr(Sizes(), name))
     parser.add_argument("--tiny", action="store_true", help="the mini towers, to try the command itself")
     parser.add_argument("--every", action="store_true", help="every file of conf/peft, not the usual contestants")
+    parser.add_argument("--equal", action="store_true", help="all at the size that trains what hmmoe wide trains")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
@@ -212,11 +217,12 @@ def main(given: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     sizes = Sizes(**{name: getattr(args, name) for name in Sizes._fields})
-    known = every(sizes) if args.every else field(sizes, compiled=args.compile is not None)
-    wanted = {REFERENCE, *(name.strip() for name in args.only.split("+"))} if args.only else set(known)
+    known = files() if args.every else names(compiled=args.compile is not None)
+    usual = [name for name in known if name.endswith(EQUAL) == args.equal or name in PLAIN]
+    wanted = {REFERENCE, *(name.strip() for name in args.only.split("+"))} if args.only else set(usual)
     if unknown := wanted - set(known):
         raise SystemExit(f"--only names {sorted(unknown)}; choose from: {' + '.join(known)}")
-    models = contestants(sizes, {name: made for name, made in known.items() if name in wanted})
+    models = contestants(sizes, every(sizes, wanted) if args.every else field(sizes, wanted))
     batches = [move(draw(sizes, seed), args.device) for seed in range(3)]
     contests = {
         name: Contest(
@@ -243,7 +249,7 @@ def main(given: Sequence[str] | None = None) -> None:
     if args.markdown:
         kind = args.precision + (" stored" if args.store == "bfloat16" else "")
         kind += (" compiled" if args.compile else "") + (" every method" if args.every else "")
-        kind += " tiny" if args.tiny else ""
+        kind += (" equal parameters" if args.equal else "") + (" tiny" if args.tiny else "")
         write_section(args.markdown, f"step {args.host} {kind} batch {args.batch}", text)
 
 

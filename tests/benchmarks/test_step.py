@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from benchmarks import growth
-from benchmarks.contestants import METHODS, REFERENCE, UPPER, Sizes, contestants, draw, field, method
+from benchmarks.contestants import EQUAL, METHODS, REFERENCE, UPPER, Sizes, contestants, draw, field, method, names
 from benchmarks.memory import kept, saved_bytes
 from benchmarks.report import write_section
 from benchmarks.step import Contest, check, frozen_bytes, main, middle
 from benchmarks.timing import Clock, Spread, ratios, rounds
+from hmmoe.trainable import counts
 
 TINY = Sizes(rank=4, tiny=True)
 
@@ -71,6 +72,22 @@ def test_an_adapter_below_the_upper_half_fails_the_check() -> None:
         check(contests)
 
 
+def test_frozen_weights_are_one_memory_and_nobody_trains_anothers() -> None:
+    models = contestants(TINY, field(TINY, (REFERENCE, "lora on q, v", "full")))
+    weight = "towers.vision.library.blocks.0.mlp.fc2.weight"
+    plain, lora, full = (model.backbone.get_parameter(weight) for model in models.values())
+    assert plain.data_ptr() == lora.data_ptr() != full.data_ptr()
+    assert not plain.requires_grad and full.requires_grad and not torch.equal(plain, full)
+
+
+def test_equal_contestants_train_what_hmmoe_trains(capsys: pytest.CaptureFixture[str]) -> None:
+    """The router of avmoe alone is larger than HMMoE on the mini towers."""
+    wanted = ("hmmoe wide", *(name for name in names() if name.endswith(EQUAL)))
+    trained = {name: counts(model)["trained"] for name, model in contestants(TINY, field(TINY, wanted)).items()}
+    assert len(trained) == 9 and "avmoe, equal parameters does not take part" in capsys.readouterr().err
+    assert all(0.9 < one / trained["hmmoe wide"] < 1.1 for one in trained.values()), trained
+
+
 def test_stored_weights_take_half_the_memory() -> None:
     sizes = [
         frozen_bytes(contestants(one, {REFERENCE: method(one, METHODS[REFERENCE])})[REFERENCE])
@@ -82,7 +99,7 @@ def test_stored_weights_take_half_the_memory() -> None:
 def test_contestants_are_alive_and_executors_agree() -> None:
     contests = {
         name: Contest(model, [draw(TINY, 0)], bf16=False, device="cpu")
-        for name, model in contestants(TINY, field(TINY)).items()
+        for name, model in contestants(TINY, field(TINY, names())).items()
     }
     check(contests)
     with torch.no_grad():
