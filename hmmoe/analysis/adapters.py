@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from hmmoe.backbones.base import Backbone, Encoder
+from hmmoe.backbones.base import Backbone
 from hmmoe.errors import CheckpointError, ConfigError
 from hmmoe.model import AdaptedModel
 from hmmoe.peft.hf_format import CONFIG, read, write
@@ -23,16 +22,6 @@ NOTE = "hmmoe.json"
 
 CLOSE = 1e-4
 """Largest difference of features, relative to their largest value, between our model and what the library loads."""
-
-
-def libraries(backbone: Backbone) -> dict[str, tuple[str, nn.Module]]:
-    """Folder name -> (prefix of parameter names, library model) of every tower; a backbone without any is its own."""
-    found = {
-        name.removeprefix("towers."): (f"{name}.library.", module.library)
-        for name, module in backbone.named_modules()
-        if isinstance(module, Encoder)
-    }
-    return found or {"backbone": ("", backbone)}
 
 
 def export_hf(model: AdaptedModel, folder: Path, fresh: Callable[[], Backbone], batch: Batch) -> dict[str, Path]:
@@ -48,7 +37,7 @@ def export_hf(model: AdaptedModel, folder: Path, fresh: Callable[[], Backbone], 
         ConfigError: HF peft has no such method, or what it loads gives other outputs (it is dead on fused qkv).
     """
     written = {}
-    for name, (prefix, _) in libraries(model.backbone).items():
+    for name, (prefix, _) in model.backbone.libraries().items():
         stored = model.peft.stored(model.backbone, prefix)
         if stored is not None:
             written[name] = folder / name
@@ -66,7 +55,7 @@ def _compare(model: AdaptedModel, written: Mapping[str, Path], other: Backbone, 
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the library's own doings, said once already when the method was attached
-        for name, (_, library) in libraries(other).items():
+        for name, (_, library) in other.libraries().items():
             if name in written:
                 PeftModel.from_pretrained(library, str(written[name]))
     other.eval()
@@ -111,7 +100,7 @@ def import_hf(model: AdaptedModel, folder: Path) -> list[str]:
             f"init_from={folder} was made on another backbone (fingerprint {known[:12]}, this one has "
             f"{model.fingerprint[:12]}): use the same backbone weights, or init_from=null"
         )
-    towers = libraries(model.backbone)
+    towers = model.backbone.libraries()
     if (folder / CONFIG).is_file():
         if len(towers) > 1:
             raise CheckpointError(
@@ -130,31 +119,14 @@ def import_hf(model: AdaptedModel, folder: Path) -> list[str]:
 
 
 def export_merged(model: AdaptedModel, folder: Path) -> dict[str, Path]:
-    """Merge, and write every tower as its library does: what ``weights`` of the backbone reads.
+    """Merge, and write the weights in the formats that the ``weights`` keys of the backbone read.
 
-    transformers models become a folder (config.json, model.safetensors), timm and torchvision models one
-    ``model.safetensors``.
+    Towers are written each for itself as their libraries do it: transformers models become a folder (config.json,
+    model.safetensors), timm and torchvision models one ``model.safetensors``. VLMo, BEiT-3 and VALOR become one torch
+    file in the layout that their authors published.
 
     Raises:
-        ConfigError: the method cannot be merged, or the backbone is no library's model.
+        ConfigError: the method cannot be merged.
     """
-    towers = libraries(model.backbone)
-    if "backbone" in towers and towers["backbone"][0] == "":
-        raise ConfigError(
-            f"{type(model.backbone).__name__} is no library's model, so there is no format to write it in: "
-            "eval.py merge=true scores it merged"
-        )
     model.peft.merge(model.backbone)
-    written = {}
-    for name, (_, library) in towers.items():
-        place = folder / name
-        place.mkdir(parents=True, exist_ok=True)
-        if hasattr(library, "save_pretrained"):
-            library.save_pretrained(str(place))
-            written[name] = place
-        else:
-            written[name] = place / "model.safetensors"
-            save_file(
-                {n: t.detach().cpu().contiguous().clone() for n, t in library.state_dict().items()}, written[name]
-            )
-    return written
+    return model.backbone.publish(folder)

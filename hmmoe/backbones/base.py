@@ -3,6 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -10,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from hmmoe.backbones.weights import write_library
 from hmmoe.errors import ConfigError
 from hmmoe.marks import Inserted
 from hmmoe.masked import masked_mean
@@ -120,6 +122,10 @@ class Encoder(nn.Module, ABC):
             found.append(LinearPart(names[linear], (part * size, (part + 1) * size) if parts > 1 else None))
         return found
 
+    def publish(self, folder: Path) -> Path:
+        """Write the weights as they stand, as the ``weights`` key of this family reads them; the file or folder."""
+        return write_library(self.library, folder)
+
 
 class Backbone(nn.Module, ABC):
     """Frozen model(s), opened at every site for all modalities at once. Always in eval mode, buffers included."""
@@ -152,6 +158,18 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def linears(self, role: str) -> list[LinearPart]:
         """Linear layers by role, named from the backbone, for methods that change weights."""
+
+    def encoders(self) -> dict[str, Encoder]:
+        """Every tower by its path in the backbone; one that two modalities share comes once."""
+        return {path: module for path, module in self.named_modules() if isinstance(module, Encoder)}
+
+    def libraries(self) -> dict[str, tuple[str, nn.Module]]:
+        """Name -> (prefix of parameter names, module) of all that others can build and load: the library models."""
+        return {_leaf(path): (f"{path}.library.", tower.library) for path, tower in self.encoders().items()}
+
+    def publish(self, folder: Path) -> dict[str, Path]:
+        """Write the weights as they stand, in the formats that the ``weights`` keys read; what was written, by name."""
+        return {_leaf(path): tower.publish(folder / _leaf(path)) for path, tower in self.encoders().items()}
 
     def freeze(self, store: Store = "float32") -> None:
         """No gradient, eval mode. Called once, at the end of construction.
@@ -193,3 +211,7 @@ class Backbone(nn.Module, ABC):
             if tensor.device.type != "meta":
                 digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).cpu().numpy().data)
         return digest.hexdigest()
+
+
+def _leaf(path: str) -> str:
+    return path.rpartition(".")[2]

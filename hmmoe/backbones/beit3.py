@@ -189,6 +189,10 @@ class BEiT3(MultiwayModel):
         """The first token: [CLS] of the picture, <s> of the sentence. NLVR2's head reads both, VQA's the former."""
         return tokens[:, 0]
 
+    def released(self) -> dict[str, Tensor]:
+        """As published: all names begin with ``beit3.``."""
+        return {f"{PREFIX}{name}": tensor for name, tensor in self.state_dict().items()}
+
 
 def _start(module: nn.Module) -> None:
     """The authors' random start, for runs without weights."""

@@ -46,6 +46,8 @@ def create(
     config: type[PretrainedConfig],
     weights: str | None,
     options: dict[str, Any],
+    *,
+    unread: tuple[str, ...] = (),
     **build: Any,
 ) -> tuple[nn.Module, list[str]]:
     """A transformers model in fp32, and the names whose stored shape did not fit (left for the family to resize).
@@ -55,6 +57,7 @@ def create(
         config: its config class.
         weights: None leaves it random, else see ``folder_of``.
         options: config keys that override the stored ones.
+        unread: prefixes of tensors that the tower never reads, which may be missing.
         build: further keywords of the model's constructor.
 
     Raises:
@@ -75,7 +78,7 @@ def create(
             local_files_only=True,
             **build,
         )
-    missing = sorted(info["missing_keys"])
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith(unread))
     if missing:
         raise ConfigError(
             f"{weights} does not hold a {kind.__name__}: {len(missing)} missing ({', '.join(missing[:3])}), "

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from hmmoe.backbones.base import Context
 from hmmoe.backbones.timm_swin import TimmSwin
-from hmmoe.backbones.weights import load_strictly, read_state
+from hmmoe.backbones.weights import load_strictly, read_state, write_state
 from hmmoe.errors import ConfigError
 
 
@@ -75,6 +76,11 @@ class HTSAT(TimmSwin):
         pieces = x.unflatten(3, (self.ratio, -1))  # (S, 1, mel, ratio, size)
         return pieces.transpose(2, 3).flatten(2, 3)
 
+    def publish(self, folder: Path) -> Path:
+        """The BatchNorm belongs to the tower: both under HTS-AT's names."""
+        folder.mkdir(parents=True, exist_ok=True)
+        return write_state(released(self.state_dict()), folder / "model.safetensors")
+
 
 UNUSED = ("text_model.", "text_projection.", "audio_projection.", "logit_scale_")
 UNUSED += ("spectrogram_extractor.", "logmel_extractor.", "head.", "tscam_conv.")
@@ -111,3 +117,13 @@ def translate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             name = name.replace(old, new)
         out[name if name.startswith("batch_norm.") else f"library.{name}"] = value
     return out
+
+
+def released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``HTSAT``'s tensors under the names of an original checkpoint, the way back of ``translate``."""
+
+    def back(name: str) -> str:
+        name = re.sub(r"^batch_norm\.", "bn0.", name.removeprefix("library."))
+        return re.sub(r"^layers\.(\d+)\.downsample\.", lambda m: f"layers.{int(m[1]) - 1}.downsample.", name)
+
+    return {f"sed_model.{back(name)}": tensor for name, tensor in state.items()}

@@ -6,6 +6,7 @@ the sentence repeated in each (NLVR2 runs like this).
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -67,6 +68,10 @@ class MultiwayModel(nn.Module, ABC):
     @abstractmethod
     def pool(self, modality: str, tokens: Float[Tensor, "S N D"]) -> Float[Tensor, "S D"]:
         """The vector that the authors' heads read."""
+
+    def released(self) -> dict[str, Tensor]:
+        """All tensors as ``weights`` reads them: under the names of the published checkpoint."""
+        return self.state_dict()
 
     def linear(self, k: int, role: str, modality: str) -> LinearPart:
         """The linear layer of block k that plays ``role`` for a modality, named from this model."""
@@ -196,3 +201,13 @@ class Multiway(Backbone):
             if k < self.model.depth - 1 or m in self.reads or role in ("k", "v")
         )
         return [part._replace(name=f"model.{part.name}") for part in parts]
+
+    def libraries(self) -> dict[str, tuple[str, nn.Module]]:
+        """The transformer is one module, whose names are those of the published checkpoint."""
+        return {"backbone": ("model.", self.model)}
+
+    def publish(self, folder: Path) -> dict[str, Path]:
+        """One torch file in the published checkpoint's layout, for ``backbone.model.weights``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save({"model": self.model.released()}, folder / "backbone.pth")
+        return {"backbone": folder / "backbone.pth"}

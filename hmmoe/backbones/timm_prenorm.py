@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hmmoe.backbones.base import Context, Encoder, Half, Pooling, Roles
-from hmmoe.backbones.timm_weights import ROLES, create, drop_pooling, expect
+from hmmoe.backbones.timm_weights import ROLES, create, expect
 
 
 class TimmPreNorm(Encoder):
@@ -26,9 +26,8 @@ class TimmPreNorm(Encoder):
     """The model and the block that the family opens."""
 
     def __init__(self, name: str, *, weights: str | None = None, pool: Pooling = "cls", **options: Any) -> None:
-        library = create(name, weights, options)
+        library = create(name, weights, options, pooled=pool == "library")
         expect(library, self.kind, self.flavour)
-        drop_pooling(library, pool)
         self.prefix = library.num_prefix_tokens
         depth = len(library.blocks)
         super().__init__(library, widths=[library.embed_dim] * depth, stages=[depth], pool=pool)

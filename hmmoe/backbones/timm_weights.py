@@ -24,10 +24,10 @@ ROLES: Roles = {
 }
 """Where timm's blocks with a fused qkv keep their linear layers."""
 
-HEADS = ("head.", "fc_norm.", "head_dist.", "head_drop.")
+HEADS = ("head.", "fc_norm.", "head_dist.", "head_drop.", "attn_pool.")
 
 
-def create(name: str, weights: str | None, options: dict[str, Any]) -> nn.Module:
+def create(name: str, weights: str | None, options: dict[str, Any], *, pooled: bool = True) -> nn.Module:
     """A headless timm model.
 
     Args:
@@ -35,6 +35,7 @@ def create(name: str, weights: str | None, options: dict[str, Any]) -> nn.Module
         weights: None leaves it random, "hub" asks timm to download, else a local .safetensors or torch file. Files in
             a published layout go through the model's own key filter (positions, windows and channels are resized).
         options: further keywords of ``timm.create_model``.
+        pooled: keep timm's own pooling. Where nothing runs through it its weights would be dead under peft=full.
 
     Raises:
         ConfigError: unknown name, or a file that does not fit.
@@ -44,6 +45,9 @@ def create(name: str, weights: str | None, options: dict[str, Any]) -> nn.Module
         close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
         raise ConfigError(f"timm has no model {name!r}; near it: {', '.join(close) or 'nothing'}")
     model = timm.create_model(name, pretrained=weights == "hub", num_classes=0, **options)
+    for part in () if pooled else ("fc_norm", "attn_pool"):
+        if isinstance(getattr(model, part, None), nn.Module):
+            setattr(model, part, nn.Identity())
     if weights is None or weights == "hub":
         return model
     state = read_state(weights)
@@ -90,11 +94,3 @@ def expect(library: nn.Module, kind: type[nn.Module], block: type[nn.Module] | N
             f"this {found} has blocks of type {', '.join(sorted(flavours))}, this family opens {block.__name__} only: "
             "take hmmoe.backbones.blocks.Blocks, which adapts after whole blocks"
         )
-
-
-def drop_pooling(library: nn.Module, pool: str) -> None:
-    """Without ``pool: library`` nothing runs through timm's pooling: its weights would be dead under peft=full."""
-    if pool != "library":
-        for name in ("fc_norm", "attn_pool"):
-            if isinstance(getattr(library, name, None), nn.Module):
-                setattr(library, name, nn.Identity())

@@ -13,6 +13,7 @@ Sites
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +26,7 @@ from hmmoe.backbones.bert_cross import BertCross
 from hmmoe.backbones.inputs import checked
 from hmmoe.backbones.timm_vit import TimmViT
 from hmmoe.backbones.towers import Towers, TowerState
-from hmmoe.backbones.valor_weights import Layout, repeat_frames, translate
+from hmmoe.backbones.valor_weights import Layout, released, repeat_frames, translate
 from hmmoe.backbones.weights import load_strictly, read_state
 from hmmoe.errors import ConfigError
 from hmmoe.types import Batch, Features, Site, Stream
@@ -137,7 +138,7 @@ class Valor(Backbone):
             self.words = nn.ModuleDict({"transform": BertPredictionHeadTransform(config), "decoder": decoder})
         self.sites = (*self.lower.sites, *self._text_sites(text.widths))
         if weights is not None:
-            self._load(weights, trained or {}, words)
+            self._load(weights, trained or {})
         self.freeze(store)
 
     def _text_sites(self, widths: Sequence[int]) -> list[Site]:
@@ -147,12 +148,14 @@ class Valor(Backbone):
             for k, width in enumerate(widths)
         ]
 
-    def _load(self, weights: str, trained: Mapping[str, int], words: bool) -> None:
+    def _load(self, weights: str, trained: Mapping[str, int]) -> None:
+        state = repeat_frames(translate(read_state(weights), self._layout(), source=weights), trained)
+        load_strictly(self, state, source=weights)
+
+    def _layout(self) -> Layout:
         tower = self.lower.tower("vision")
         clip = tower.library if isinstance(tower, TimmViT) else None
-        layout = Layout(clip, "audio" in self.lower.modalities, self.cross, words)
-        state = repeat_frames(translate(read_state(weights), layout, source=weights), trained)
-        load_strictly(self, state, source=weights)
+        return Layout(clip, "audio" in self.lower.modalities, self.cross, hasattr(self, "words"))
 
     def embed(self, batch: Batch) -> ValorState:
         """Towers and text at their first hidden states.
@@ -233,6 +236,12 @@ class Valor(Backbone):
         """Linear layers of all towers that play ``role``; in BERT those of self-attention and FFN."""
         parts = [part._replace(name=f"lower.{part.name}") for part in self.lower.linears(role)]
         return parts + [part._replace(name=f"text.{part.name}") for part in self.text.linears(role)]
+
+    def publish(self, folder: Path) -> dict[str, Path]:
+        """One torch file in the released layout, for ``backbone.weights``; towers alone would leave the bridges out."""
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(released(self.state_dict(), self._layout()), folder / "backbone.pt")
+        return {"backbone": folder / "backbone.pt"}
 
 
 def _joint_keep(memory: Mapping[str, Stream]) -> Bool[Tensor, "B M"] | None:

@@ -182,3 +182,71 @@ def _rest(state: State, video: str) -> State:
             old = next((old for old in REST_NAMES if key.startswith(old)), "")
             out[key.replace(old, REST_NAMES.get(old, ""), 1)] = value
     return out
+
+
+def released(state: Mapping[str, Tensor], layout: Layout) -> State:
+    """``Valor``'s tensors under the released names, the way back of ``translate``."""
+    out: State = {}
+    for name, tensor in state.items():
+        if name.startswith(VISION):
+            back = _clip_back if layout.clip is not None else _video_back
+            out |= back(name.removeprefix(VISION), tensor)
+        elif name.startswith(AUDIO):
+            out |= _audio_back(name.removeprefix(AUDIO), tensor)
+        elif name.startswith(TEXT):
+            out |= _text_back(name.removeprefix(TEXT), tensor)
+        else:
+            old, new = next((old, new) for old, new in REST_NAMES.items() if name.startswith(new))
+            out[name.replace(new, old, 1)] = tensor
+    return out
+
+
+def _video_back(name: str, tensor: Tensor) -> State:
+    name = name.replace(".mlp.0.", ".mlp.fc1.").replace(".mlp.3.", ".mlp.fc2.")
+    if match := re.match(r"features\.(\d+)\.", name):
+        stage, merging = divmod(int(match[1]), 2)
+        name = f"layers.{stage}.{'downsample' if merging else 'blocks'}.{name[match.end() :]}"
+    return {f"video_encoder.{name}": tensor}
+
+
+CLIP_NAMES = {
+    "norm_pre.": "ln_pre.",
+    "norm.": "ln_post.",
+    "patch_embed.proj.": "conv1.",
+    "blocks.": "transformer.resblocks.",
+    ".norm1.": ".ln_1.",
+    ".norm2.": ".ln_2.",
+    ".attn.qkv.": ".attn.in_proj_",
+    ".attn.proj.": ".attn.out_proj.",
+    ".mlp.fc1.": ".mlp.c_fc.",
+    ".mlp.fc2.": ".mlp.c_proj.",
+}
+"""timm's names of a CLIP tower and OpenAI's; the way there is timm's own filter."""
+
+
+def _clip_back(name: str, tensor: Tensor) -> State:
+    if name in ("cls_token", "pos_embed"):
+        own = {"cls_token": ("class_embedding", tensor.flatten()), "pos_embed": ("positional_embedding", tensor[0])}
+        name, tensor = own[name]
+    for old, new in CLIP_NAMES.items():
+        name = name.replace(old, new)
+    return {f"clip_model.visual.{name}": tensor}
+
+
+def _audio_back(name: str, tensor: Tensor) -> State:
+    if name == "pos_embed":
+        return {"audio_embeddings.position_embeddings.weight": tensor[0]}
+    if match := re.fullmatch(r"blocks\.(\d+)\.attn\.qkv\.(weight|bias)", name):
+        place = f"audio_encoder.layer.{match[1]}.attention.linears"
+        return {f"{place}.{i}.{match[2]}": part.clone() for i, part in enumerate(tensor.chunk(3))}
+    for old, new in AUDIO_NAMES.items():
+        name = name.replace(new, old)
+    return {name: tensor}
+
+
+def _text_back(name: str, tensor: Tensor) -> State:
+    if name == "embeddings.token_type_embeddings.weight":
+        prompt = "multimodal_encoder.embeddings.prompt_embedding.weight"
+        return {f"multimodal_encoder.{name}": tensor[:2].clone(), prompt: tensor[2:].clone()}
+    name = name.replace(".crossattention.self.", ".cross_attn.cross.")
+    return {f"multimodal_encoder.{name.replace('.crossattention.output.', '.cross_attn.output.')}": tensor}

@@ -7,7 +7,7 @@ from pickle import UnpicklingError
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hmmoe.assets import locate
@@ -44,6 +44,21 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     if not tensors:
         raise ConfigError(f"{path} holds no tensors by name: expected a state dict")
     return tensors
+
+
+def write_library(library: nn.Module, folder: Path) -> Path:
+    """Write a model as its library does: transformers a folder with config.json, others one ``model.safetensors``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if hasattr(library, "save_pretrained"):
+        library.save_pretrained(str(folder))
+        return folder
+    return write_state(library.state_dict(), folder / "model.safetensors")
+
+
+def write_state(state: Mapping[str, Tensor], file: Path) -> Path:
+    """Write tensors by name, those that share memory each for itself."""
+    save_file({name: t.detach().cpu().contiguous().clone() for name, t in state.items()}, file)
+    return file
 
 
 def load_strictly(

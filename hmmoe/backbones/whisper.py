@@ -1,6 +1,7 @@
 """Whisper's encoder of transformers: pre-norm layers over log-mel frames, two frames a token."""
 
 import logging
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -37,7 +38,7 @@ class Whisper(Encoder):
     }
 
     def __init__(self, *, weights: str | None = None, pool: Pooling = "mean", **options: Any) -> None:
-        model, unfit = create(WhisperModel, WhisperConfig, weights, options)
+        model, unfit = create(WhisperModel, WhisperConfig, weights, options, unread=("decoder.",))
         library = model.encoder
         wanted = library.max_source_positions
         if unfit == [POSITIONS] and len(stored := stored_tensor(weights, POSITIONS)) > wanted:
@@ -76,3 +77,9 @@ class Whisper(Encoder):
     def finish(self, x: Float[Tensor, "S N D"], ctx: Context) -> Float[Tensor, "S N D"]:
         """The final norm."""
         return self.library.layer_norm(x)
+
+    def publish(self, folder: Path) -> Path:
+        """A folder of ``WhisperModel`` without its decoder, which ``weights`` does not ask for."""
+        state = {f"encoder.{name}": tensor for name, tensor in self.library.state_dict().items()}
+        self.library.save_pretrained(str(folder), state_dict=state)
+        return folder

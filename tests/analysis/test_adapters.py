@@ -11,11 +11,14 @@ from transformers import BertModel
 
 from hmmoe.analysis.adapters import export_hf, export_merged, import_hf
 from hmmoe.backbones.hf_vit import HfViT
+from hmmoe.backbones.multiway import Multiway
 from hmmoe.backbones.towers import Towers
 from hmmoe.errors import CheckpointError, ConfigError
 from hmmoe.model import AdaptedModel
 from hmmoe.peft.lora import LoRA
 from tests import small
+from tests.backbones import test_multiway as multiway
+from tests.backbones import valor_small
 from tests.peft.methods import factory
 
 pytestmark = pytest.mark.filterwarnings(
@@ -90,6 +93,77 @@ def test_timm_s_own_model_loads_the_folder(tmp_path):
     torch.testing.assert_close(theirs, tokens(model, batch)["vision"].flatten(0, 1), rtol=1e-5, atol=1e-5)
     b = load_file(tmp_path / "vision" / "adapter_model.safetensors")["base_model.model.blocks.0.attn.qkv.lora_B.weight"]
     assert b.shape == (96, 4) and not b[32:64].any() and b[:32].any(), "rows of k are zero"
+
+
+MIXED = partial(LoRA, rank=4, alpha=8.0, targets=["q", "v", "fc1"])
+FFN = partial(LoRA, rank=4, alpha=8.0, targets=["fc1", "fc2"])
+
+
+def one_sequence(name):
+    def host(**weights):
+        model = multiway.MODELS[name](**weights) if weights else multiway.filled(name)
+        return Multiway(model, inputs={"text": {"length": 8}})
+
+    return host, multiway.batch()
+
+
+def of_valor(variant, **options):
+    def host(**weights):
+        backbone = valor_small.valor(variant, **options, **weights)
+        if not weights:
+            small.perturb(backbone, 0.1)
+        return backbone
+
+    return host, {key: value for key, value in valor_small.batch(variant).items() if key != "answer"}
+
+
+HOSTS = {
+    "vlmo": (*one_sequence("vlmo"), MIXED, {"backbone"}),
+    "vlmo_plus": (*one_sequence("vlmo_plus"), MIXED, {"backbone"}),
+    "beit3": (*one_sequence("beit3"), MIXED, {"backbone"}),
+    "valor_base": (*of_valor("base", words=True, prompts=True), FFN, {"vision", "audio", "text"}),
+    "valor_base_dual": (*of_valor("base", cross=False), FFN, {"vision", "audio", "text"}),
+    "valor_large": (*of_valor("large"), MIXED, {"vision", "audio", "text"}),
+}
+"""Hosts that are no tower of a library, or more than towers: how to build one, a batch, a method, what is exported."""
+
+
+def moved(host, method):
+    torch.manual_seed(3)
+    model = AdaptedModel(host(), method, small.head()).eval()
+    small.move(model, 0.2)
+    return model
+
+
+@pytest.mark.parametrize("name", HOSTS)
+def test_hosts_of_their_own_export_and_import(name, tmp_path):
+    host, batch, method, names = HOSTS[name]
+    model = moved(host, method)
+    assert set(export_hf(model, tmp_path, host, batch)) == names
+    other = AdaptedModel(host(), method, small.head()).eval()
+    assert set(import_hf(other, tmp_path)) == names
+    expected = tokens(model, batch)
+    torch.testing.assert_close(tokens(other, batch), expected, rtol=1e-5, atol=1e-5)
+    backbone = host()
+    for part, (_, module) in backbone.libraries().items():  # as the docs say it
+        peft.PeftModel.from_pretrained(module, str(tmp_path / part))
+    plain = AdaptedModel(host(), factory("linear_probe"), small.head()).eval()
+    theirs = {m: f.tokens for m, f in multiway.run(backbone, batch).items()}
+    for m, features in expected.items():
+        torch.testing.assert_close(theirs[m], features, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(tokens(plain, batch)[m], features, atol=1e-2), "the adapter does something"
+
+
+@pytest.mark.parametrize("name", HOSTS)
+def test_hosts_of_their_own_are_merged_into_the_file_that_weights_reads(name, tmp_path):
+    host, batch, method, _ = HOSTS[name]
+    model = moved(host, method)
+    expected = tokens(model, batch)
+    written = export_merged(model, tmp_path)
+    again = host(weights=str(written["backbone"]))
+    assert again.fingerprint() == model.backbone.fingerprint(), "every tensor, bit by bit"
+    plain = AdaptedModel(again, factory("linear_probe"), small.head()).eval()
+    torch.testing.assert_close(tokens(plain, batch), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_where_hf_peft_is_dead_nothing_is_handed_out(tmp_path):

@@ -66,6 +66,14 @@ def test_the_original_layout_loads(folder, tmp_path):
     torch.testing.assert_close(HTSAT(weights=str(tmp_path / "htsat.ckpt"), **SIZES).state_dict(), source.state_dict())
 
 
+def test_what_it_publishes_it_reads_back(tmp_path):
+    tower = HTSAT(**SIZES)
+    small.perturb(tower, 0.1)
+    tower.batch_norm.running_mean.copy_(torch.linspace(-1, 1, 8))
+    again = HTSAT(weights=str(tower.publish(tmp_path)), **SIZES)
+    torch.testing.assert_close(again.state_dict(), tower.state_dict(), rtol=0, atol=0)
+
+
 def test_what_does_not_fit_is_named(folder, tmp_path):
     with pytest.raises(ConfigError, match=r"1 missing: library\.norm\.bias"):
         state = clap().state_dict()

@@ -37,6 +37,14 @@ def test_two_towers_come_out_of_one_folder(family, tmp_path):
         torch.testing.assert_close(tower.library.state_dict(), getattr(whole, part).state_dict())
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_tower_publishes_it_reads_back(family, tmp_path):
+    tower = FAMILIES[family].build()
+    perturb(tower, 0.1)
+    again = FAMILIES[family].build(weights=str(tower.publish(tmp_path / "tower")))
+    torch.testing.assert_close(again.state_dict(), tower.state_dict(), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(("vision", "prefix"), [(ClipVision, 1), (SiglipVision, 0), (HfViT, 1)])
 def test_positions_of_another_picture_size_are_interpolated_and_said_so(vision, prefix, tmp_path, caplog):
     source = vision(**PIXELS)
