@@ -25,6 +25,9 @@ Pooling = Literal["cls", "mean", "last", "library"]
 
 Store = Literal["float32", "bfloat16"]
 
+UNSHAPED = ("architectures", "dtype", "id2label", "label2id", "model_type", "transformers_version")
+"""Keys of a transformers config that say nothing of a headless model's shape."""
+
 
 class Half(NamedTuple):
     """A block run up to and including its FFN."""
@@ -121,6 +124,11 @@ class Encoder(nn.Module, ABC):
             size = linear.weight.shape[0] // parts
             found.append(LinearPart(names[linear], (part * size, (part + 1) * size) if parts > 1 else None))
         return found
+
+    def shape(self) -> dict[str, Any]:
+        """Settings that ``weights`` brings along, and that a tower built without them must be told."""
+        config = getattr(self.library, "config", None)
+        return {} if config is None else {k: v for k, v in config.to_diff_dict().items() if k not in UNSHAPED}
 
     def publish(self, folder: Path) -> Path:
         """Write the weights as they stand, as the ``weights`` key of this family reads them; the file or folder."""

@@ -1,7 +1,8 @@
 """From a run to files that other tools read: ``python -m hmmoe.export <run> --format hf --out adapters``.
 
-hf      one folder per tower for ``peft.PeftModel.from_pretrained(<its library model>, folder)``; compared first
-merged  the towers with the method merged into their weights, as their libraries write them
+hf          one folder per tower for ``peft.PeftModel.from_pretrained(<its library model>, folder)``; compared first
+merged      the backbone with the method merged into its weights, as its ``weights`` keys read them
+checkpoint  the same and the head in one file, which ``python eval.py ckpt_path=<file>`` scores
 
 Words (key=value) change settings of the run, such as where the backbone's weights lie.
 """
@@ -22,8 +23,8 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("run", type=Path, help="a run's folder (its best checkpoint) or a checkpoint")
     made.add_argument("words", nargs="*", metavar="key=value", help="settings to change")
-    made.add_argument("--format", choices=("hf", "merged"), default="hf")
-    made.add_argument("--out", type=Path, required=True, help="folder to write to")
+    made.add_argument("--format", choices=("hf", "merged", "checkpoint"), default="hf")
+    made.add_argument("--out", type=Path, required=True, help="folder to write to; of a checkpoint the file, *.ckpt")
     return made
 
 
@@ -45,9 +46,12 @@ def _write(asked: argparse.Namespace) -> dict[str, Path]:
     # Torch and its kin take ten seconds: --help and a typo are answered before.
     from hmmoe.analysis.adapters import export_hf, export_merged
     from hmmoe.runtime import rebuild
+    from hmmoe.runtime.merging import export_checkpoint
 
     file = rebuild.checkpoint_of(asked.run)
     cfg = rebuild.settings_of(file, asked.words)
+    if asked.format == "checkpoint":
+        return export_checkpoint(cfg, file, asked.out)
     model = rebuild.fresh(cfg)
     rebuild.load(model, file)
     if asked.format == "merged":

@@ -37,7 +37,7 @@ def settings_of(file: Path, words: Sequence[str]) -> DictConfig:
     Raises:
         ConfigError: a word that is none.
     """
-    cfg = OmegaConf.create(read_settings(file))
+    cfg = OmegaConf.create({**read_settings(file), "ckpt_path": str(file)})
     for word in words:
         name, found, value = word.partition("=")
         if not found or OmegaConf.select(cfg, name, default=cfg) is cfg:
@@ -95,4 +95,4 @@ def any_batch(cfg: DictConfig) -> Batch:
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """Settings as a checkpoint carries them."""
-    return json.loads(json.dumps(OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)))
+    return json.loads(json.dumps({**OmegaConf.to_container(cfg, resolve=False, enum_to_str=True), "ckpt_path": None}))

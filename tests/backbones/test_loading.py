@@ -45,6 +45,14 @@ def test_what_a_tower_publishes_it_reads_back(family, tmp_path):
     torch.testing.assert_close(again.state_dict(), tower.state_dict(), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("family", [f for f in FAMILIES if hasattr(FAMILIES[f].build().library, "config")])
+def test_a_tower_told_its_shape_needs_no_folder(family):
+    tower = FAMILIES[family].build()
+    again = type(tower)(**tower.shape())
+    again.load_state_dict(tower.state_dict())
+    assert again.library.config.to_diff_dict() == tower.library.config.to_diff_dict()
+
+
 @pytest.mark.parametrize(("vision", "prefix"), [(ClipVision, 1), (SiglipVision, 0), (HfViT, 1)])
 def test_positions_of_another_picture_size_are_interpolated_and_said_so(vision, prefix, tmp_path, caplog):
     source = vision(**PIXELS)

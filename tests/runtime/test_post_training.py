@@ -60,6 +60,19 @@ def test_merged_weights_score_the_same(lora, tmp_path):
         assert merged["metrics"][split] == pytest.approx(scores, abs=1e-4)
 
 
+def test_one_file_scores_as_the_run_does(lora, tmp_path, capsys):
+    file = tmp_path / "merged.ckpt"
+    assert exporting.main([str(lora), "--format", "checkpoint", "--out", str(file)]) == 0
+    assert f"checkpoint: {file}" in capsys.readouterr().out and not file.with_suffix(".new").exists()
+    plain = evaluated(lora / "checkpoints" / "best.ckpt", tmp_path / "a")
+    alone = evaluated(file, tmp_path / "b")
+    assert alone["parameters"]["adapters"] == 0 and alone["parameters"]["head"] == plain["parameters"]["head"]
+    for split, scores in plain["metrics"].items():
+        assert alone["metrics"][split] == pytest.approx(scores, abs=1e-5)
+    record = load(tmp_path / "b" / "run.json")
+    assert "LoRA merged" in record["tags"] and record["fingerprint"] != load(tmp_path / "a" / "run.json")["fingerprint"]
+
+
 def test_prune_writes_what_eval_reads(experts, tmp_path, monkeypatch, capsys):
     seen = []
 
@@ -104,6 +117,11 @@ def test_interventions_and_importance(experts, tmp_path):
 def test_what_cannot_be_is_said(lora, experts, settings, tmp_path, capsys):
     assert exporting.main([str(experts), "--out", str(tmp_path)]) == 2
     assert "HF peft has no format for HMMoE" in capsys.readouterr().err
+    one = ["--format", "checkpoint", "--out", str(tmp_path / "one.ckpt")]
+    assert exporting.main([str(experts), *one]) == 2
+    assert "HMMoE computes beside the FFN" in capsys.readouterr().err and not list(tmp_path.glob("one*"))
+    assert exporting.main([str(lora), *one[:3], str(tmp_path)]) == 2
+    assert "--format checkpoint writes one file, such as" in capsys.readouterr().err
     assert exporting.main([str(tmp_path), "--out", str(tmp_path)]) == 2
     assert "no checkpoint at" in capsys.readouterr().err
     assert exporting.main([str(lora), "peft.rnk=2", "--out", str(tmp_path)]) == 2
