@@ -97,7 +97,8 @@ def draw(
             if "load" in wanted:
                 figures["load"] = usage_plots.load_against_fair(tables, title)
             if "heatmap" in wanted:
-                told = f"{title}: mean of {len(tables)} seeds"
+                order = "; experts of a group by their use, 0 the busiest" if len(tables) > 1 else ""
+                told = f"{title}: mean of {len(tables)} seeds{order}"
                 figures["heatmap"] = usage_heatmap(usage.mean_rows(tables), told)
             for run in row.runs if wanted & {"words", "patches"} else ():
                 examples, tiles = read_examples(run.folder / "routing", shown)

@@ -174,8 +174,10 @@ def run_faults(settings: Settings) -> Iterator[str]:
             yield f"sweep={chosen} names a sweep, this is a single run: add -m"
     elif HydraConfig.initialized():
         devices = settings["trainer"].get("devices", 1)
-        if devices not in (1, "1", [0]) and "Basic" in HydraConfig.get().launcher._target_:
+        launcher = HydraConfig.get().launcher._target_
+        if devices not in (1, "1", [0]) and not launcher.startswith("hydra_plugins.hmmoe_"):
             yield (
-                f"trainer.devices={devices} inside -m with the basic launcher mixes the processes of different jobs "
-                "without a word: leave hydra/launcher=process, which starts every job as a process of its own"
+                f"trainer.devices={devices} inside -m with {launcher.rpartition('.')[2]} mixes the processes of "
+                "different jobs without a word: leave hydra/launcher=process (or submitit_slurm, submitit_local), "
+                "which starts every job as a process of its own"
             )

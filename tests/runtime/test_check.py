@@ -86,10 +86,17 @@ def test_selection_on_test_has_to_be_said():
         assert check(cfg)["allow_test_selection"] is True
 
 
-def test_several_devices_inside_a_basic_sweep():
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        "hydra/launcher=basic",
+        "hydra.launcher._target_=hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+    ],
+)
+def test_several_devices_inside_a_sweep_of_another_launcher(launcher):
     with (
-        composed(*NLVR, "trainer=ddp_sim", "hydra.mode=MULTIRUN", "hydra/launcher=basic") as cfg,
-        pytest.raises(ConfigError, match="inside -m"),
+        composed(*NLVR, "trainer=ddp_sim", "hydra.mode=MULTIRUN", launcher) as cfg,
+        pytest.raises(ConfigError, match=r"inside -m with \w+Launcher mixes"),
     ):
         check(cfg)
 

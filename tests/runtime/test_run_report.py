@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hmmoe import diff, report, utilisation
-from hmmoe.analysis.report.runs import Run
+from hmmoe.analysis.report.runs import Run, find
 from hmmoe.analysis.report.samples import sample_scores
 from hmmoe.analysis.token_files import read_examples
 from tests.runs import load, run, tiny
@@ -15,7 +15,7 @@ from tests.runs import load, run, tiny
 def folder(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("run")
     made = root / "logs" / "a"
-    run(made, *tiny(root / "NLVR"), "trainer.max_epochs=1")
+    run(made, *tiny(root / "NLVR"), "trainer.max_epochs=1", "logger=wandb")  # as a user's run: W&B keeps copies
     return made
 
 
@@ -23,6 +23,7 @@ def test_the_report_reads_it(folder, tmp_path, capsys):
     assert report.main([str(folder.parent), "--out", str(tmp_path), "--no-plots"]) == 0
     shown = capsys.readouterr().out
     assert "test/acc" in shown and "ms / step" in shown and "TOO FEW SEEDS" in shown
+    assert any(folder.glob("wandb/*/files/run.json")) and [one.folder for one in find([folder.parent])] == [folder]
 
 
 def test_its_predictions_give_its_score(folder):

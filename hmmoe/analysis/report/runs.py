@@ -14,8 +14,8 @@ from hmmoe.errors import DataBroken, DataMissing
 
 RECORDS = ("run.json", "status.json")
 """Either one makes a folder a run's."""
-ASIDE = ".attempts"
-"""Where the launcher keeps what failed jobs had left when they started over."""
+ASIDE = {".attempts", "wandb"}
+"""Where the launcher keeps what failed jobs had left when they started over, and W&B its copies of the records."""
 
 
 class Run:
@@ -140,9 +140,9 @@ def _yaml(path: Path) -> Any:
 
 
 def _named(folders: Sequence[Path], name: str) -> set[Path]:
-    """Files of that name at any depth; what a sweep has put aside to start a job over is no run any more."""
-    found = (path.resolve() for folder in folders for path in folder.rglob(name))
-    return {path for path in found if ASIDE not in path.parts}
+    """Files of that name at any depth; what was put aside, and a copy, is no run."""
+    found = ((path, folder) for folder in folders for path in folder.rglob(name))
+    return {path.resolve() for path, folder in found if ASIDE.isdisjoint(path.relative_to(folder).parts)}
 
 
 def not_begun(folders: Sequence[Path]) -> list[str]:

@@ -67,10 +67,14 @@ def fair_shares(rows: Sequence[Usage]) -> dict[str, dict[str, float]]:
 
 
 def mean_rows(tables: Sequence[UsageTable]) -> list[Usage]:
-    """One table: shares, ratios and entropies averaged over the seeds. Dead is what is dead in every seed."""
+    """One table: shares, ratios and entropies averaged over the seeds. Dead is what is dead in every seed.
+
+    Expert 0 of one seed has nothing to do with expert 0 of another: with several seeds the experts of a group are
+    numbered by their use, 0 the busiest, or a collapse onto one expert would average out.
+    """
     places: dict[tuple, list[Usage]] = {}
     for table in tables:
-        for row in table.rows:
+        for row in table.rows if len(tables) == 1 else _by_use(table.rows):
             places.setdefault((row.site, row.depth, row.modality, row.level, row.group, row.expert), []).append(row)
     averaged = ("weight_share", "selection_share", "ratio", "entropy", "token_entropy")
     return [
@@ -81,6 +85,20 @@ def mean_rows(tables: Sequence[UsageTable]) -> list[Usage]:
         )
         for rows in places.values()
     ]
+
+
+def _by_use(rows: Sequence[Usage]) -> list[Usage]:
+    """Experts numbered inside their group by their share, the largest first."""
+    groups: dict[tuple, list[Usage]] = {}
+    for row in rows:
+        groups.setdefault((row.site, row.modality, row.level, row.group), []).append(row)
+    found = []
+    for (_, _, level, _), own in groups.items():
+        if level == "expert":
+            own = sorted(own, key=lambda row: -row.weight_share)
+            own = [row._replace(expert=number) for number, row in enumerate(own)]
+        found += own
+    return found
 
 
 def loads(tables: Sequence[UsageTable]) -> dict[str, dict[str, list[list[float]]]]:

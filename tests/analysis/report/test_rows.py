@@ -80,12 +80,13 @@ def test_folders_without_runs_and_broken_files_are_named(tmp_path):
 def test_what_a_sweep_has_put_aside_is_no_run_and_what_it_has_not_begun_is_said(tmp_path):
     make(tmp_path / "sweep" / "0_rank-8")
     make(tmp_path / "sweep" / ".attempts" / "0_rank-8_1", status={"status": "failed", "reason": "killed"})
+    make(tmp_path / "sweep" / "0_rank-8" / "wandb" / "offline-run-1" / "files")  # W&B's copies of the records
     (tmp_path / "sweep" / "1_rank-16").mkdir()  # its process was killed before it wrote a line
     jobs = [{"folder": name} for name in ("0_rank-8", "1_rank-16", "2_rank-32")]
     jobs.append({"folder": "3_rank-999", "status": "dropped"})
     write(tmp_path / "sweep", "sweep.json", {"jobs": jobs})
     (one,), missing = reports([tmp_path])
-    assert len(one.runs) == 1
+    assert [run.folder.name for run in one.runs] == ["0_rank-8"]
     assert len(missing) == 1 and missing[0].startswith("not begun  2 of 3 jobs of ")
     assert missing[0].endswith(f"sweep.resume={tmp_path / 'sweep'}")
     assert reports([tmp_path / "sweep" / "0_rank-8"])[1] == []

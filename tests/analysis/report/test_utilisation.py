@@ -53,6 +53,31 @@ def test_mean_table_and_loads(root):
     assert usage.loads(tables(root))["vision"]["cross:text"][0] == pytest.approx([0.6, 1.05, 1.5, 1.95])
 
 
+def test_a_collapse_does_not_average_out(root):
+    """Seeds that leave all to one expert, each to another one."""
+    one = tables(root)[0]
+    swapped = [
+        row._replace(expert=1 - row.expert) if row.level == "expert" and row.group == "single" else row
+        for row in one.rows
+    ]
+    both = {
+        (row.site, row.modality, row.group, row.expert): row
+        for row in usage.mean_rows([one, one._replace(rows=swapped)])
+    }
+    alone = max(
+        (
+            row
+            for row in one.rows
+            if (row.site, row.modality, row.group, row.level) == ("site00", "text", "single", "expert")
+        ),
+        key=lambda row: row.ratio,
+    )
+    assert (
+        both["site00", "text", "single", 0].ratio == pytest.approx(alone.ratio)
+        and both["site00", "text", "single", 1].dead
+    )
+
+
 def test_the_figure_draws_means_and_bands(root):
     figure = usage_plots.kinds_over_depth(tables(root), "t")
     assert [axis.get_title() for axis in figure.axes] == ["vision", "text"]
