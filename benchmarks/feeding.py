@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from omegaconf import OmegaConf
 
 from benchmarks.loaders import DATASETS, batches, fill, sized, timed
 from benchmarks.report import machine, write_section
 from hmmoe.runtime import build
 from hmmoe.runtime.compose import settings
+from hmmoe.runtime.profiling import without_weights
 from hmmoe.types import Batch
 
 WAITS = 0.1
@@ -69,6 +71,8 @@ def measure(
         data.check()
         if mode == "disk" and fill(data):
             break
+    backbone = OmegaConf.to_container(cfg.backbone, resolve=True)
+    cfg.backbone = backbone if cfg.scale == "mini" else without_weights(backbone)  # no pace depends on numbers
     take = stepper(build.task(cfg, data))
     data.num_workers = 0
     ready = list(islice(batches(data.train_dataloader()), held))
