@@ -163,6 +163,26 @@ def test_ddp_inside_a_sweep(tmp_path):
 
 
 @pytest.mark.slow
+def test_ddp_inside_an_optuna_search(tmp_path):
+    """Both processes of a trial train what was drawn once, and its score goes back to the search."""
+    sweep = tmp_path / "sweep"
+    search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.direction=maximize"]
+    drawn = ["optim.lr.adapters=interval(1e-4,1e-2)", "+hydra.sweeper.sampler.seed=1", "trainer.max_epochs=1"]
+    words = [*tiny(tmp_path / "NLVR"), "trainer=ddp_sim", f"hydra.sweep.dir={sweep}"]
+    done = command("train.py", "-m", *words, *search, *drawn)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rates, scores = set(), []
+    for folder, job in jobs_of(sweep).items():
+        result = json.loads((sweep / folder / "result.json").read_text())
+        assert result["processes"] == 2 and result["selected"]["score"] == job["score"]
+        rates.add(next(word for word in job["overrides"] if word.startswith("optim.lr.adapters=")))
+        scores.append(job["score"])
+    assert len(rates) == len(scores) == 2
+    assert f"best_value: {max(scores)}" in (sweep / "optimization_results.yaml").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["NLVR", "sweep"]
+
+
+@pytest.mark.slow
 def test_a_rank_that_fails_takes_its_own_job_alone(tmp_path):
     fail = "+callbacks.fail={_target_: tests.runs.FailOnRank, rank: 1, seed: '${seed}', only: 1}"
     words = [*tiny(tmp_path / "NLVR"), "trainer=ddp_sim", "trainer.max_epochs=1", fail, "seed=1,2"]
