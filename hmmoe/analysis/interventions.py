@@ -9,7 +9,9 @@ A plan is plain containers, as it stands on the command line of ``eval.py``:
 A key that is left out means all; a group may be given by its kind. ``mask`` takes experts away: the best of the others
 in the group is selected instead, with its own weight, and a group that is masked whole adds nothing. ``force`` moves
 all weight of a stream's groups to one group, or all weight inside a group to one expert. ``swap`` exchanges the weights
-of two groups, or of two experts of a group. Nothing is scaled up to make good for what is gone.
+of two groups, or of two experts of a group. Nothing is scaled up to make good for what is gone. Where all experts run
+(``avmoe``, ``soft_moa``, ``moa``) nobody is selected in place of a masked one; an action that means nothing to a router
+is in its ``undefined``.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from hmmoe.errors import ConfigError
 from hmmoe.model import AdaptedModel
-from hmmoe.routing.router import Router
+from hmmoe.routing.steered import Steered
 from hmmoe.types import Routing
 
 Plan = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -38,7 +40,7 @@ class Place(NamedTuple):
     index: int
     site: str
     modality: str
-    router: Router
+    router: Steered
 
 
 def places(model: AdaptedModel) -> list[Place]:
@@ -51,14 +53,14 @@ def places(model: AdaptedModel) -> list[Place]:
     found = [
         Place(labels[label], label, module.target, module)
         for name, module in model.peft.named_modules()
-        if isinstance(module, Router)
+        if isinstance(module, Steered)
         for label in name.split(".")
         if label in labels
     ]
     if not found:
         raise ConfigError(
             f"{type(model.peft).__name__} has no router that can be acted upon: interventions are for peft=hmmoe and "
-            "its ablations, molora and mov"
+            "its ablations, molora, mov, moa, soft_moa and avmoe"
         )
     return found
 
@@ -126,13 +128,15 @@ def _act(stack: ExitStack, model: AdaptedModel, action: str, item: Mapping[str, 
     return lines
 
 
-def _matching(router: Router, group: str | None) -> list[int]:
+def _matching(router: Steered, group: str | None) -> list[int]:
     """Indices of the groups with this name, else of this kind; all for None."""
     exact = [g for g, name in enumerate(router.groups) if name == group]
     return exact or [g for g, name in enumerate(router.groups) if group in (None, name.split(":")[0])]
 
 
-def _do(stack: ExitStack, router: Router, action: str, item: Mapping[str, Any], groups: list[int]) -> None:
+def _do(stack: ExitStack, router: Steered, action: str, item: Mapping[str, Any], groups: list[int]) -> None:
+    if action in router.undefined:
+        raise ConfigError(f"intervene.{action} means nothing to {type(router).__name__}: {router.undefined[action]}")
     expert = item.get("expert")
     if expert is not None and not all(0 <= expert < router.sizes[g] for g in groups):
         raise ConfigError(f"intervene.{action} {dict(item)}: the group has experts 0..{router.sizes[groups[0]] - 1}")
@@ -142,10 +146,11 @@ def _do(stack: ExitStack, router: Router, action: str, item: Mapping[str, Any], 
     if len(groups) != 1:
         raise ConfigError(f"intervene.{action} {dict(item)} acts on one group of a stream: name it in full")
     change = _forced(router, groups[0], expert) if action == "force" else _swapped(router, groups[0], item)
-    stack.enter_context(_hooked(router, change))
+    stack.callback(setattr, router, "changes", router.changes)
+    router.changes = (*router.changes, change)
 
 
-def _bar(stack: ExitStack, router: Router, groups: list[int], expert: int | None) -> None:
+def _bar(stack: ExitStack, router: Steered, groups: list[int], expert: int | None) -> None:
     before = router.barred
     barred = torch.zeros_like(router.real) if before is None else before.clone()
     for g in groups:
@@ -154,16 +159,7 @@ def _bar(stack: ExitStack, router: Router, groups: list[int], expert: int | None
     stack.callback(setattr, router, "barred", before)
 
 
-@contextmanager
-def _hooked(router: Router, change: Callable[[Routing], Routing]) -> Iterator[None]:
-    handle = router.register_forward_hook(lambda module, given, routing: change(routing))
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _forced(router: Router, g: int, expert: int | None) -> Callable[[Routing], Routing]:
+def _forced(router: Steered, g: int, expert: int | None) -> Callable[[Routing], Routing]:
     def to_group(routing: Routing) -> Routing:
         only = torch.zeros_like(router.real[:, 0]).index_fill(0, torch.tensor([g], device=router.real.device), True)
         weights, local = routing.group_weights, routing.expert_weights
@@ -185,7 +181,7 @@ def _forced(router: Router, g: int, expert: int | None) -> Callable[[Routing], R
     return to_group if expert is None else to_expert
 
 
-def _swapped(router: Router, g: int, item: Mapping[str, Any]) -> Callable[[Routing], Routing]:
+def _swapped(router: Steered, g: int, item: Mapping[str, Any]) -> Callable[[Routing], Routing]:
     if ("with" in item) == ("experts" in item):
         raise ConfigError(f"intervene.swap {dict(item)} needs either with: <group> or experts: [e, f]")
     if "with" in item:

@@ -16,20 +16,22 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hmmoe.losses.balance import gate_kl
-from hmmoe.marks import Routes
 from hmmoe.masked import masked_mean
 from hmmoe.peft.base import Size
 from hmmoe.peft.bottleneck import Bottleneck
 from hmmoe.peft.lavish import LatentAdapter
 from hmmoe.peft.per_stream import PerStream, need_activation, need_positive
+from hmmoe.routing.steered import Steered
 from hmmoe.types import Routing, Site, Stream
 
 
-class PooledRouter(Routes):
+class PooledRouter(Steered):
     """softmax of an MLP (sum of widths, hidden, hidden / 4, experts) on the mean tokens of all streams, float32."""
 
-    def __init__(self, widths: Mapping[str, int], experts: int, hidden: int) -> None:
-        super().__init__()
+    def __init__(
+        self, target: str, widths: Mapping[str, int], groups: Sequence[str], *, sizes: Sequence[int], hidden: int
+    ) -> None:
+        super().__init__(target, groups, sizes)
         self.modalities = tuple(widths)
         inner = max(1, hidden // 4)
         self.layers = nn.Sequential(
@@ -37,15 +39,22 @@ class PooledRouter(Routes):
             nn.ReLU(),
             nn.Linear(hidden, inner),
             nn.ReLU(),
-            nn.Linear(inner, experts),
+            nn.Linear(inner, sum(sizes)),
         )
 
-    def forward(self, streams: Mapping[str, Stream]) -> Float[Tensor, "S E"]:
-        """Probabilities of one row."""
+    def forward(self, streams: Mapping[str, Stream]) -> Routing:
+        """One decision per row, the same for all of its tokens."""
         wide = self.layers[0].weight.dtype
         pooled = [masked_mean(streams[m].residual.to(wide), streams[m].keep) for m in self.modalities]
         with torch.autocast(pooled[0].device.type, enabled=False):
-            return self.layers(torch.cat(pooled, -1)).softmax(-1)
+            flat = self.layers(torch.cat(pooled, -1)).softmax(-1)
+        stream, most = streams[self.target], max(self.sizes)
+        parts = [nn.functional.pad(part, (0, most - part.shape[-1])) for part in flat.split(self.sizes, -1)]
+        padded = torch.stack(parts, 1)[:, None].expand(*stream.residual.shape[:2], -1, -1)
+        group = padded.sum(-1)
+        expert = padded / group.clamp(min=torch.finfo(group.dtype).tiny).unsqueeze(-1)
+        selected = self.real.expand_as(padded)
+        return self.steered(Routing(group, expert, selected, expert, stream.keep, self.groups, self.sizes))
 
 
 class _Mixture(nn.Module):
@@ -74,28 +83,22 @@ class _Mixture(nn.Module):
                 for n in self.others
             }
         )
-        self.groups = ("single", *(f"cross:{n}" for n in self.others))
-        self.sizes = (counts[0], *(counts[1] for _ in self.others))
-        self.router = PooledRouter(widths, sum(self.sizes), hidden)
+        self.router = PooledRouter(
+            target,
+            widths,
+            ["single", *(f"cross:{n}" for n in self.others)],
+            sizes=[counts[0], *(counts[1] for _ in self.others)],
+            hidden=hidden,
+        )
 
     def forward(self, streams: Mapping[str, Stream]) -> tuple[Float[Tensor, "S N D"], Routing]:
         """All experts, weighted."""
-        stream = streams[self.target]
-        x, probs = stream.residual, self.router(streams)
+        x, routing = streams[self.target].residual, self.router(streams)
         outs = [expert(x) for expert in self.uni]
         outs += [e(x, streams[n].residual, streams[n].keep) for n in self.others for e in self.cross[n]]
-        delta = sum(p[:, None, None].to(out.dtype) * out for p, out in zip(probs.unbind(-1), outs, strict=True))
-        return delta, self._routing(probs, stream)
-
-    def _routing(self, probs: Float[Tensor, "S E"], stream: Stream) -> Routing:
-        shape, most = stream.residual.shape[:2], max(self.sizes)
-        flat = probs.float()
-        parts = [nn.functional.pad(part, (0, most - part.shape[-1])) for part in flat.split(self.sizes, -1)]
-        padded = torch.stack(parts, 1)[:, None].expand(*shape, -1, -1)
-        group = padded.sum(-1)
-        expert = padded / group.clamp(min=torch.finfo(group.dtype).tiny).unsqueeze(-1)
-        real = torch.arange(most, device=probs.device) < torch.tensor(self.sizes, device=probs.device)[:, None]
-        return Routing(group, expert, real.expand(*shape, -1, -1), expert, stream.keep, self.groups, self.sizes)
+        by_group = zip(routing.weights[:, :1].unbind(2), routing.sizes, strict=True)  # all tokens of a row are alike
+        weights = torch.cat([group[..., :size] for group, size in by_group], -1).unbind(-1)
+        return sum(w.unsqueeze(-1).to(out.dtype) * out for w, out in zip(weights, outs, strict=True)), routing
 
 
 class AVMoE(PerStream):

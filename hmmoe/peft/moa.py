@@ -10,6 +10,8 @@ they are. Every ``up`` and B starts at zero. What it lacks against HMMoE: the ot
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -17,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hmmoe.errors import ConfigError
-from hmmoe.marks import Routes
 from hmmoe.peft.base import Size
 from hmmoe.peft.bottleneck import Bottleneck
 from hmmoe.peft.per_stream import PerStream, need_activation, need_positive
+from hmmoe.routing.steered import Steered
 from hmmoe.types import Routing, Site, Stream
 
 KINDS = ("lora", "parallel", "series")
@@ -40,19 +42,30 @@ class LowRankMap(nn.Module):
         return self.scale * F.linear(F.linear(x, self.A), self.B)
 
 
-class SigmoidGates(Routes):
-    """One number in (0, 1) per adapter and token: T (D + 1) parameters."""
+class SigmoidGates(Steered):
+    """One number in (0, 1) per adapter and token: T (D + 1) parameters. Every adapter is a group of one."""
 
-    def __init__(self, width: int, adapters: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(width, adapters)
+    undefined: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"force": "its gates do not depend on each other, so no weight can be moved: mask the other adapters instead"}
+    )
+
+    def __init__(self, target: str, width: int, adapters: Sequence[str], threshold: float) -> None:
+        super().__init__(target, adapters, [1] * len(adapters))
+        self.threshold = threshold
+        self.linear = nn.Linear(width, len(adapters))
         nn.init.normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)
 
-    def forward(self, x: Float[Tensor, "S N D"]) -> Float[Tensor, "S N T"]:
-        """Gates."""
+    def forward(self, stream: Stream) -> Routing:
+        """Gates (S, N, T) as group weights; one below the threshold is zero."""
+        x = stream.inp
         with torch.autocast(x.device.type, enabled=False):
-            return self.linear(x.to(self.linear.weight.dtype)).sigmoid()
+            gates = self.linear(x.to(self.linear.weight.dtype)).sigmoid()
+        chosen = gates >= self.threshold
+        picked = chosen.unsqueeze(-1)
+        return self.steered(
+            Routing(gates * chosen, picked.to(gates.dtype), picked, None, stream.keep, self.groups, self.sizes)
+        )
 
 
 class _Unlike(nn.Module):
@@ -62,26 +75,22 @@ class _Unlike(nn.Module):
         self, target: str, width: int, kinds: Sequence[str], *, rank: int, alpha: float, act: str, threshold: float
     ) -> None:
         super().__init__()
-        self.target, self.threshold = target, threshold
+        self.target = target
         make = {
             "lora": lambda: LowRankMap(width, rank, alpha),
             "parallel": lambda: Bottleneck(width, rank, act),
             "series": lambda: Bottleneck(width, rank, act),
         }
         self.adapters = nn.ModuleDict({kind: make[kind]() for kind in kinds})
-        self.gates = SigmoidGates(width, len(kinds))
+        self.gates = SigmoidGates(target, width, kinds, threshold)
 
     def forward(self, streams: Mapping[str, Stream]) -> tuple[Float[Tensor, "S N D"], Routing]:
         """Gated sum."""
         stream = streams[self.target]
-        gates = self.gates(stream.inp)
-        chosen = gates >= self.threshold
-        weights = gates * chosen
+        routing = self.gates(stream)
         outs = [adapter(stream.out if kind == "series" else stream.inp) for kind, adapter in self.adapters.items()]
-        delta = sum(w.unsqueeze(-1).to(out.dtype) * out for w, out in zip(weights.unbind(-1), outs, strict=True))
-        picked = chosen.unsqueeze(-1)
-        names = tuple(self.adapters)
-        return delta, Routing(weights.float(), picked.float(), picked, None, stream.keep, names, (1,) * len(names))
+        weights = routing.weights.squeeze(-1).unbind(-1)
+        return sum(w.unsqueeze(-1).to(out.dtype) * out for w, out in zip(weights, outs, strict=True)), routing
 
 
 class MoA(PerStream):

@@ -14,36 +14,48 @@ Padding is left out of the dispatch. Reads what the FFN reads, one mixture per r
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hmmoe.experts.kinds import ACTIVATIONS
-from hmmoe.marks import Routes
 from hmmoe.peft.base import Size
 from hmmoe.peft.per_stream import PerStream, need_activation, need_positive
+from hmmoe.routing.steered import Steered
 from hmmoe.types import Routing, Site, Stream
 
 
-class Slots(Routes):
-    """Keys of the slots: E P D + 1 parameters."""
+class Slots(Steered):
+    """Keys of the slots: E P D + 1 parameters. Steered are the combine weights of an expert, all its slots at once."""
 
-    def __init__(self, width: int, slots: int) -> None:
-        super().__init__()
-        self.keys = nn.Parameter(torch.randn(slots, width) * width**-0.5)
+    def __init__(self, target: str, width: int, experts: int, slots: int) -> None:
+        super().__init__(target, ["single"], [experts])
+        self.keys = nn.Parameter(torch.randn(experts * slots, width) * width**-0.5)
         self.scale = nn.Parameter(torch.ones(()))
 
-    def forward(
-        self, x: Float[Tensor, "S N D"], keep: Bool[Tensor, "S N"] | None
-    ) -> tuple[Float[Tensor, "S N P"], Float[Tensor, "S N P"]]:
-        """Dispatch weights (sum to 1 over tokens) and combine weights (sum to 1 over slots)."""
+    def forward(self, stream: Stream) -> tuple[Float[Tensor, "S N P"], Float[Tensor, "S N P"], Routing]:
+        """Dispatch weights (sum to 1 over tokens), combine weights (sum to 1 over slots), the latter by expert."""
+        x, keep = stream.inp, stream.keep
         with torch.autocast(x.device.type, enabled=False):
             wide = x.to(self.keys.dtype)
             logits = F.linear(F.normalize(wide, dim=-1), self.scale * F.normalize(self.keys, dim=-1))
             kept = logits
             if keep is not None:
                 kept = logits.masked_fill(~(keep | ~keep.any(1, keepdim=True)).unsqueeze(-1), float("-inf"))
-            return kept.softmax(1), logits.softmax(-1)
+            combine = logits.softmax(-1)
+            return kept.softmax(1), *self._steer(combine, stream)
+
+    def _steer(self, combine: Float[Tensor, "S N P"], stream: Stream) -> tuple[Float[Tensor, "S N P"], Routing]:
+        slots = combine.unflatten(-1, (*self.sizes, -1))
+        weights = slots.sum(-1).unsqueeze(2)  # (S, N, 1, E)
+        every = torch.ones_like(weights, dtype=torch.bool)
+        routing = Routing(weights.sum(-1), weights, every, weights, stream.keep, self.groups, self.sizes)
+        changed = self.steered(routing)
+        if changed is not routing:
+            # The slots of an expert keep their proportion.
+            factor = changed.weights / weights.clamp(min=torch.finfo(weights.dtype).tiny)
+            combine = (slots * factor.squeeze(2).unsqueeze(-1)).flatten(2)
+        return combine, changed
 
 
 class _SoftMixture(nn.Module):
@@ -52,7 +64,7 @@ class _SoftMixture(nn.Module):
     def __init__(self, target: str, width: int, *, experts: int, slots: int, rank: int, act: str) -> None:
         super().__init__()
         self.target, self.experts = target, experts
-        self.slots, self.act = Slots(width, experts * slots), ACTIVATIONS[act]
+        self.slots, self.act = Slots(target, width, experts, slots), ACTIVATIONS[act]
         self.down = nn.Parameter(torch.empty(experts, width, rank).uniform_(-(width**-0.5), width**-0.5))
         self.down_bias = nn.Parameter(torch.zeros(experts, 1, rank))
         self.up, self.up_bias = (
@@ -62,17 +74,12 @@ class _SoftMixture(nn.Module):
 
     def forward(self, streams: Mapping[str, Stream]) -> tuple[Float[Tensor, "S N D"], Routing]:
         """Delta, and the combine weights by expert as routing."""
-        stream = streams[self.target]
-        x = stream.inp
-        dispatch, combine = self.slots(x, stream.keep)
+        x = streams[self.target].inp
+        dispatch, combine, routing = self.slots(streams[self.target])
         slots = (dispatch.to(x.dtype).transpose(1, 2) @ x).unflatten(1, (self.experts, -1))  # (S, E, P, D)
         hidden = self.act(slots @ self.down + self.down_bias)
         out = (hidden @ self.up + self.up_bias).flatten(1, 2)
-        delta = combine.to(out.dtype) @ out
-        weights = combine.float().unflatten(-1, (self.experts, -1)).sum(-1).unsqueeze(2)  # (S, N, 1, E)
-        every = torch.ones_like(weights, dtype=torch.bool)
-        group = weights.sum(-1)
-        return delta, Routing(group, weights, every, weights, stream.keep, ("single",), (self.experts,))
+        return combine.to(out.dtype) @ out, routing
 
 
 class SoftMoA(PerStream):

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hmmoe.errors import ConfigError
-from hmmoe.marks import Routes
 from hmmoe.masked import masked_mean
 from hmmoe.routing.inputs import Granularity, pool_rows, spread
 from hmmoe.routing.selectors import top_k
+from hmmoe.routing.steered import Steered
 from hmmoe.types import Routing, Stream
 
 Mode = Literal["two_level", "flat", "fixed", "uniform", "random"]
 
 
-class Router(Routes):
+class Router(Steered):
     """Weights of the groups and of the experts inside each group, for one stream at one site.
 
     two_level  w_g = softmax over groups; w_ge = softmax over the group's experts, the k largest kept.
@@ -47,10 +47,8 @@ class Router(Routes):
             were, and cannot be selected; a group that lost all its experts is gone. Everything that is returned, and
             ``groups``, ``sizes`` and ``k``, speak of what is left.
 
-    ``barred`` (G, E), where it is set, takes experts away for a test: as if pruned, but still there.
+    ``barred`` experts are as if pruned, but still there.
     """
-
-    barred: Bool[Tensor, "G E"] | None
 
     def __init__(
         self,
@@ -65,7 +63,6 @@ class Router(Routes):
         renormalize: bool = False,
         drop: Sequence[Collection[int]] | None = None,
     ) -> None:
-        super().__init__()
         if mode not in ("two_level", "flat", "fixed", "uniform", "random"):
             raise ConfigError(f"peft.routing must be two_level, flat, fixed, uniform or random, not {mode!r}")
         if granularity not in ("token", "segment", "sample"):
@@ -75,13 +72,13 @@ class Router(Routes):
                 "peft.renormalize with k = 1 makes the kept weight a constant 1, so the router would get no gradient: "
                 "set peft.k=2 or peft.renormalize=false"
             )
-        self.target, self.built = target, tuple(sizes)
         left = [
             [e for e in range(size) if e not in gone]
             for size, gone in zip(sizes, drop or [()] * len(sizes), strict=True)
         ]
         stay = [g for g, experts in enumerate(left) if experts]
-        self.groups, self.sizes = tuple(groups[g] for g in stay), tuple(len(left[g]) for g in stay)
+        super().__init__(target, [groups[g] for g in stay], [len(left[g]) for g in stay])
+        self.built = tuple(sizes)
         self.k = tuple(min(k[g], len(left[g])) for g in stay)
         self.mode, self.granularity, self.renormalize = mode, granularity, renormalize
         self.others = tuple(name for name in widths if name != target)
@@ -93,9 +90,6 @@ class Router(Routes):
         if mode in ("two_level", "flat", "fixed"):
             self.bias = nn.Parameter(torch.zeros(logits))
         self.even = len({*zip(self.sizes, self.k, strict=True)}) == 1
-        taken = torch.arange(max(self.sizes, default=0)) < torch.tensor(self.sizes)[:, None]
-        self.register_buffer("real", taken, persistent=False)
-        self.register_buffer("barred", None, persistent=False)
         self.pruned = self.sizes != self.built
         self.kept_of_all = sum(min(pair) for pair in zip(k, sizes, strict=True))
         first = [sum(self.built[:g]) for g in range(len(self.built))]
@@ -120,7 +114,7 @@ class Router(Routes):
                 group, expert, probs, selected = self._learned(self._logits(tokens, streams))
         full = [spread(part.flatten(2), count).unflatten(2, part.shape[2:]) for part in (group, expert, selected)]
         probs = None if probs is None else spread(probs.flatten(2), count).unflatten(2, probs.shape[2:])
-        return Routing(*full, probs, stream.keep, self.groups, self.sizes)
+        return self.steered(Routing(*full, probs, stream.keep, self.groups, self.sizes))
 
     def _logits(
         self, tokens: Mapping[str, Float[Tensor, "S _N _D"]], streams: Mapping[str, Stream]
@@ -183,7 +177,7 @@ class Router(Routes):
             draw = torch.rand(*shape, max(self.sizes), device=device).masked_fill(~self.real, -1)
             selected = self._select(draw)
         weights = selected / selected.sum(-1, keepdim=True)
-        return group, self._allowed(weights), None, self._allowed(selected)
+        return group, weights, None, selected
 
     def _select(self, scores: Float[Tensor, "S n G E"]) -> Bool[Tensor, "S n G E"]:
         if self.barred is not None:

@@ -122,6 +122,114 @@ def test_other_routers(name, batch):
         )
 
 
+def mixture(name, **options):
+    torch.manual_seed(3)
+    model = small.model(*BOTH, peft=factory(name, **options)).eval()
+    small.move(model, 0.3)
+    return model
+
+
+MIXTURES = {"moa": {}, "soft_moa": {"slots": 2}, "avmoe": {"uni": 2}, "molora": {}, "mov": {}}
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_a_mixture_with_all_masked_is_the_frozen_backbone_and_comes_back(name, batch):
+    model, plain = mixture(name, **MIXTURES[name]), small.model(*BOTH, peft=factory("linear_probe")).eval()
+    before, frozen = run(model, batch), run(plain, batch)
+    after = run(model, batch, {"mask": [{}]})
+    for m, features in after.features.items():
+        torch.testing.assert_close(features.tokens, frozen.features[m].tokens, rtol=0, atol=0)
+        assert not torch.allclose(before.features[m].tokens, features.tokens, atol=1e-2)
+    assert not any(routing.weights.any() or routing.selected.any() for routing in after.routing.values())
+    torch.testing.assert_close(run(model, batch).logits, before.logits, rtol=0, atol=0)
+
+
+def silent(name, model):
+    """The last layers of what the plan of the same name masks."""
+    for part in (part for site in model.peft.parts.values() for part in site.values()):
+        if name == "moa":
+            yield from part.adapters["series"].up.parameters()
+        elif name == "soft_moa":
+            yield from (part.up.data[1], part.up_bias.data[1])
+        else:
+            yield from (p for experts in part.cross.values() for e in experts for p in e.adapter.up.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "item"),
+    [("moa", {"group": "series"}), ("soft_moa", {"group": "single", "expert": 1}), ("avmoe", {"group": "cross"})],
+)
+def test_a_masked_expert_adds_nothing_and_nobody_makes_good_for_it(name, item, batch):
+    model = mixture(name, **MIXTURES[name])
+    masked = run(model, batch, {"mask": [item]})
+    with torch.no_grad():
+        for tensor in silent(name, model):
+            tensor.zero_()
+    expected = run(model, batch)
+    torch.testing.assert_close(masked.logits, expected.logits, rtol=1e-5, atol=1e-6)
+    first = ("site00", "vision")
+    left = masked.routing[first].weights > 0
+    assert not left.all() and left.any()
+    torch.testing.assert_close(masked.routing[first].weights[left], expected.routing[first].weights[left])
+
+
+def test_force_and_swap_in_a_flat_mixture_of_uni_and_cross_modal_experts(batch):
+    model = mixture("avmoe", uni=2)
+    before = place(run(model, batch), "site00")
+    after = place(run(model, batch, {"force": [{"group": "cross"}]}), "site00")
+    assert not after.weights[..., 0, :].any()
+    torch.testing.assert_close(after.weights[..., 1, 0], torch.ones_like(after.weights[..., 1, 0]))
+    after = place(run(model, batch, {"force": [{"group": "single", "expert": 1}]}), "site00")
+    torch.testing.assert_close(after.weights[..., 0, 1], before.weights[..., 0, :].sum(-1))
+    after = place(run(model, batch, {"swap": [{"group": "single", "with": "cross"}]}), "site00")
+    torch.testing.assert_close(after.group_weights, before.group_weights.flip(-1), rtol=0, atol=0)
+
+
+def test_force_and_swap_of_slots_act_on_whole_experts(batch):
+    model = mixture("soft_moa", slots=2)
+    part, given = model.peft.parts["site00"]["vision"], {"vision": small.stream(2, 5, 32)}
+    with torch.no_grad():
+        _, combine, before = part.slots(given["vision"])
+        with intervened(model, {"force": [{"site": 0, "expert": 1}]}):
+            _, forced, routing = part.slots(given["vision"])
+        with intervened(model, {"swap": [{"site": 0, "group": "single", "experts": [0, 1]}]}):
+            _, swapped, exchanged = part.slots(given["vision"])
+    assert routing.weights[..., 0, 1].allclose(torch.ones(2, 5)) and routing.weights.count_nonzero() == 10
+    torch.testing.assert_close(forced[..., 2:4], combine[..., 2:4] / combine[..., 2:4].sum(-1, keepdim=True))
+    assert forced.count_nonzero() == 20
+    order = [1, 0, *range(2, before.sizes[0])]
+    torch.testing.assert_close(exchanged.weights, before.weights[..., order])
+    torch.testing.assert_close(swapped.unflatten(-1, (-1, 2)).sum(-1), before.weights[:, :, 0, order])
+    torch.testing.assert_close(swapped[..., 0] / swapped[..., 1], combine[..., 0] / combine[..., 1])
+
+
+def test_sigmoid_gates_can_change_places_and_not_be_forced(batch):
+    model = mixture("moa", threshold=0.4)
+    before = place(run(model, batch), "site00")
+    after = place(run(model, batch, {"swap": [{"group": "lora", "with": "series"}]}), "site00")
+    torch.testing.assert_close(after.group_weights, before.group_weights[..., [2, 1, 0]], rtol=0, atol=0)
+    with (
+        pytest.raises(ConfigError, match=r"force means nothing to SigmoidGates: .*mask the other adapters instead"),
+        intervened(model, {"mask": [{"group": "lora"}], "force": [{"group": "series"}]}),
+    ):
+        pass
+    gates = [part.gates for site in model.peft.parts.values() for part in site.values()]
+    assert all(gate.barred is None and gate.changes == () for gate in gates)
+
+
+@pytest.mark.parametrize(
+    ("name", "groups", "experts"), [("moa", 3, 3), ("soft_moa", 1, 4), ("avmoe", 2, 3), ("molora", 1, 4)]
+)
+def test_leave_one_out_of_a_mixture(name, groups, experts, batch):
+    model = mixture(name, **MIXTURES[name])
+    places = 3 * 2
+    assert len(list(leave_one_out(model, "group"))) == places * groups
+    plans = list(leave_one_out(model, "expert"))
+    assert len(plans) == places * experts
+    before = run(model, batch).logits
+    assert not torch.equal(run(model, batch, plans[-1][1]).logits, before)
+
+
 def test_leave_one_out_names_everything_once(model):
     sites, groups, experts = (list(leave_one_out(model, by)) for by in ("site", "group", "expert"))
     assert (len(sites), len(groups), len(experts)) == (3, 3 * 2 * 3, 3 * 2 * 3 * 2)

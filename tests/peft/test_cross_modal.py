@@ -135,7 +135,7 @@ def test_avmoe_is_its_formula():
             torch.testing.assert_close(deltas[m][row], expected, rtol=1e-9, atol=1e-9)
             weights = routing[m].weights[row, 0]
             flat = torch.cat((weights[0], weights[1, :1], weights[2, :1]))
-            torch.testing.assert_close(flat, p.float())
+            torch.testing.assert_close(flat, p)
 
 
 def gru(cell, steps: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ def test_moa_is_its_formula(threshold):
             expected = sum((w * y for w, y in zip(g, parts, strict=True) if w >= threshold), torch.zeros(D).double())
             dropped += int((g < threshold).sum())
             torch.testing.assert_close(delta[row, n], expected, rtol=1e-8, atol=1e-8)
-            torch.testing.assert_close(routing.weights[row, n, :, 0], (g * (g >= threshold)).float())
+            torch.testing.assert_close(routing.weights[row, n, :, 0], g * (g >= threshold))
     assert (dropped > 5) == (threshold > 0) and (routing.selected.sum() == 72 - dropped)
 
 
@@ -98,7 +98,7 @@ def test_soft_moa_is_its_formula():
             outs.append(hidden @ part.up[e] + part.up_bias[e, 0])
         combine = logits.softmax(1)
         torch.testing.assert_close(delta[row], combine @ torch.stack(outs), rtol=1e-8, atol=1e-8)
-        torch.testing.assert_close(routing.weights[row, :, 0, 0], combine[:, :2].sum(1).float())
+        torch.testing.assert_close(routing.weights[row, :, 0, 0], combine[:, :2].sum(1))
 
 
 def test_counts_are_the_closed_formulas():
