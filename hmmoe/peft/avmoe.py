@@ -50,11 +50,13 @@ class PooledRouter(Steered):
             flat = self.layers(torch.cat(pooled, -1)).softmax(-1)
         stream, most = streams[self.target], max(self.sizes)
         parts = [nn.functional.pad(part, (0, most - part.shape[-1])) for part in flat.split(self.sizes, -1)]
-        padded = torch.stack(parts, 1)[:, None].expand(*stream.residual.shape[:2], -1, -1)
+        padded = torch.stack(parts, 1)[:, None]  # (S, 1, G, E)
         group = padded.sum(-1)
         expert = padded / group.clamp(min=torch.finfo(group.dtype).tiny).unsqueeze(-1)
         selected = self.real.expand_as(padded)
-        return self.steered(Routing(group, expert, selected, expert, stream.keep, self.groups, self.sizes))
+        row = self.steered(Routing(group, expert, selected, expert, stream.keep, self.groups, self.sizes))
+        tokens = stream.residual.shape[1]
+        return Routing(*(part.expand(-1, tokens, *part.shape[2:]) for part in row[:4]), *row[4:])
 
 
 class _Mixture(nn.Module):
