@@ -16,7 +16,8 @@ class Row(NamedTuple):
     """Numbers of one contestant: ratios by CPU and by wall time, CPU seconds of its fastest round.
 
     ``saved`` is what autograd keeps, in bytes, parameters left out: in all, for a token of a layer, and below the upper
-    half of the sites (None where it was compiled, and cannot be told).
+    half of the sites (None where it was compiled, and cannot be told). ``optimizer`` is the update alone, which is part of
+    the training step too.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Row(NamedTuple):
     train_wall: Spread
     infer: Spread
     infer_wall: Spread
+    optimizer: Spread
     train_seconds: float
     infer_seconds: float
 
@@ -42,6 +44,7 @@ HEAD = (
     "wall",
     "inference, CPU time",
     "wall",
+    "optimizer step alone",
     "fastest step",
     "fastest inference",
 )
@@ -76,6 +79,7 @@ def table(rows: Sequence[Row], record: Mapping[str, Any], gains: Mapping[str, Ma
             f"{row.train_wall.median:.2f}",
             str(row.infer),
             f"{row.infer_wall.median:.2f}",
+            str(row.optimizer),
             f"{row.train_seconds:.2f} s ({row.train_seconds / base.train_seconds:.2f})",
             f"{row.infer_seconds:.2f} s ({row.infer_seconds / base.infer_seconds:.2f})",
         )

@@ -140,6 +140,8 @@ def measure(contests: Mapping[str, Contest], *, count: int) -> tuple[list[Row], 
     """One row per contestant, in the given order; and the share of its eager time that a compiled one takes."""
     train = rounds({name: contest.train for name, contest in contests.items()}, count=count)
     infer = rounds({name: contest.infer for name, contest in contests.items()}, count=count)
+    update = rounds({name: lambda _, c=c: c.optimizer.step() for name, c in contests.items()}, count=count)
+    updates = ratios(update, REFERENCE)
     clocks = {
         (phase, clock): ratios(times, REFERENCE, clock=clock)
         for phase, times in (("train", train), ("infer", infer))
@@ -166,6 +168,7 @@ def measure(contests: Mapping[str, Contest], *, count: int) -> tuple[list[Row], 
                 train_wall=clocks["train", "wall"][name],
                 infer=clocks["infer", "cpu"][name],
                 infer_wall=clocks["infer", "wall"][name],
+                optimizer=updates[name],
                 train_seconds=min(clock.cpu for clock in train[name]),
                 infer_seconds=min(clock.cpu for clock in infer[name]),
             )
