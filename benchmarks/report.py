@@ -16,8 +16,8 @@ class Row(NamedTuple):
     """Numbers of one contestant: ratios by CPU and by wall time, CPU seconds of its fastest round.
 
     ``saved`` is what autograd keeps, in bytes, parameters left out: in all, for a token of a layer, and below the upper
-    half of the sites (None where it was compiled, and cannot be told). ``optimizer`` is the update alone, which is part of
-    the training step too.
+    half of the sites (None where it was compiled, and cannot be told). ``optimizer`` is the update alone, which is part
+    of the training step too.
     """
 
     name: str
