@@ -12,7 +12,9 @@ from hmmoe.analysis.report.table import COSTS, flat
 
 
 def publish(made: Sequence[Report], missing: Sequence[str], out: Path, *, plots: bool = True) -> list[Path]:
-    """Show every report; write ``report.{md,tex,csv}``, ``runs.csv`` and the figures, in a folder per data set.
+    """Write ``report.{md,tex,csv}``, ``runs.csv`` and the figures, in a folder per data set; show every report.
+
+    Files come first: whoever reads what is shown through ``head`` has them whole.
 
     Returns:
         The files.
@@ -23,13 +25,14 @@ def publish(made: Sequence[Report], missing: Sequence[str], out: Path, *, plots:
         folder = out / one.name if len(made) > 1 else out
         folder.mkdir(parents=True, exist_ok=True)
         left_out = [f"left out, {line}" for line in missing]
+        written += _write(one, folder, [*left_out, *one.notes])
+        if plots:
+            written += [path for name, figure in figures(one) for path in save(figure, folder / name)]
+    for one in made:
         for table in one.tables:
             show(table, console)
         for note in one.notes:
             console.print(f"* {note}", soft_wrap=True)
-        written += _write(one, folder, [*left_out, *one.notes])
-        if plots:
-            written += [path for name, figure in figures(one) for path in save(figure, folder / name)]
     for line in missing:
         console.print(f"* left out, {line}", soft_wrap=True)
     console.print(f"{len(written)} files in {out}", soft_wrap=True)
