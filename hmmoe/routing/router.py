@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from hmmoe.errors import ConfigError
 from hmmoe.masked import masked_mean
 from hmmoe.routing.inputs import Granularity, pool_rows, spread
+from hmmoe.routing.linear import WideLinear
 from hmmoe.routing.selectors import top_k
 from hmmoe.routing.steered import Steered
 from hmmoe.types import Routing, Stream
@@ -123,8 +124,8 @@ class Router(Steered):
         wide = self.bias.dtype if self.bias.dtype == torch.float64 else torch.float32
         if self.mode == "fixed":
             return self.bias.to(wide).expand(*own.shape[:2], -1)
-        pooled = pool_rows(own.to(wide), stream.keep, self.granularity, stream)
-        logits = F.linear(pooled, self.weight[self.target].to(wide), self.bias.to(wide))
+        read = own if self.granularity == "token" else pool_rows(own.to(wide), stream.keep, self.granularity, stream)
+        logits = WideLinear.apply(read, self.weight[self.target].to(wide), self.bias.to(wide))
         for name in self.others:
             other = tokens[name].to(wide)
             if self.granularity == "sample":
