@@ -74,16 +74,17 @@ def test_tokens_that_only_the_down_projection_needed_are_not_kept(executor, opti
     assert kept[0] - kept[1] == tokens if executor == "wide" else kept[0] - kept[1] >= tokens
 
 
-def test_under_autocast_the_router_alone_keeps_tokens():
-    """It reads them in float32; the copy in bfloat16 was the down-projection's."""
+@pytest.mark.parametrize(("routing", "freed"), [("two_level", 0), ("fixed", 2 * 4 * (12 * 10 + 8 * 16))])
+def test_under_autocast_router_and_down_projection_keep_one_copy_of_the_tokens(routing, freed):
+    """In bfloat16, though the router computes in float32; without a router that reads, freezing frees it."""
     kept = []
     for freeze in (False, True):
-        method, inputs = layer(executor="wide", freeze_down=freeze), streams(torch.bfloat16)
+        method, inputs = layer(executor="wide", freeze_down=freeze, routing=routing), streams(torch.bfloat16)
         with torch.autocast("cpu", torch.bfloat16):
             kept.append(
                 saved_bytes(method, lambda m=method, i=inputs: sum(d.sum() for d in m(SITE, i).deltas.values()))
             )
-    assert kept[0] - kept[1] >= 2 * 4 * (12 * 10 + 8 * 16)
+    assert kept[0] - kept[1] == freed
 
 
 def test_a_bottleneck_keeps_no_input():
