@@ -191,8 +191,9 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     for name in ("batch", "rank", "experts"):
         parser.add_argument(f"--{name}", type=int, default=getattr(Sizes(), name))
     parser.add_argument("--tiny", action="store_true", help="the mini towers, to try the command itself")
-    parser.add_argument("--every", action="store_true", help="every file of conf/peft, not the usual contestants")
-    parser.add_argument("--equal", action="store_true", help="all at the size that trains what hmmoe wide trains")
+    field_of = parser.add_mutually_exclusive_group()
+    field_of.add_argument("--every", action="store_true", help="every file of conf/peft, not the usual contestants")
+    field_of.add_argument("--equal", action="store_true", help="all at the size that trains what hmmoe wide trains")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
